@@ -148,9 +148,7 @@ class EvidenceRouter(Protocol):
 class SentenceSelector(Protocol):
     """Finds the sentences that answer a question."""
 
-    async def select(
-        self, question: Question, sources: Sequence[Source], *, limit: int
-    ) -> Sequence[SupportedSentence]:
+    async def select(self, question: Question, sources: Sequence[Source], *, limit: int) -> Sequence[SupportedSentence]:
         """At most `limit` sentences, best first; empty where the sources do not support an answer."""
         ...
 
