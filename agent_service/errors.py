@@ -141,5 +141,11 @@ class DeadlineError(AgentServiceError):
     reason = "DEADLINE_EXCEEDED"
 
 
+class UnauthenticatedError(AgentServiceError):
+    """The caller did not say who they are, or could not prove it."""
+
+    reason = "UNAUTHENTICATED"
+
+
 class StartupError(Exception):
     """The service cannot start. The message names the setting or the part, and the remedy."""

@@ -14,6 +14,7 @@ from agent_service.types import (
     DocumentInfo,
     Event,
     IndexedPassage,
+    Outcome,
     Passage,
     PassageId,
     Question,
@@ -134,13 +135,18 @@ class ContextStrategy(Protocol):
 
 
 class EvidenceRouter(Protocol):
-    """Says which agents' documents bear on a question."""
+    """Says which agent's documents bear on a question."""
 
-    async def rank(self, question: Question, current: AgentName | None) -> Sequence[tuple[AgentName, float]]:
-        """Specialists whose documents or descriptions support the question, best first; may be empty.
+    async def route(self, question: Question, current: AgentName) -> AgentName | None:
+        """The specialist whose documents and description support the question best; None where none does.
 
-        Scores are 0 to 1, larger is better. `current`: who holds the conversation; it keeps it unless another has
-        clearly better support.
+        Args:
+            question: what is asked.
+            current: who holds the turn. A specialist keeps it unless another has clearly better support.
+
+        Raises:
+            CollectionNotReadyError: nothing was ingested yet for any specialist.
+            RetrievalUnavailableError: the store failed.
         """
         ...
 
@@ -161,11 +167,34 @@ class CitationChecker(Protocol):
         ...
 
 
+class Briefing(Protocol):
+    """What lies on the table while a model works at a turn. The team keeps it current; models only read it."""
+
+    @property
+    def question(self) -> Question:
+        """What is asked."""
+        ...
+
+    @property
+    def agent(self) -> AgentName:
+        """Whose model call this is."""
+        ...
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What that agent may answer from, as its prompt shows it; empty for an agent without documents."""
+        ...
+
+
 class TokenSink(Protocol):
     """Takes the text of an answer as the model writes it."""
 
     def write(self, text: str) -> None:
         """Append text to the answer. Never blocks."""
+        ...
+
+    def ended(self, outcome: Outcome) -> None:
+        """The model says that its text is not an ordinary answer: it is TRUNCATED, or REFUSED."""
         ...
 
 

@@ -1,0 +1,97 @@
+# Recipes are one line that calls a tool; logic lives in Python. `make run` and `make test` need Python 3.11+ and make.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check fmt fmt-check lint types imports proto proto-lint proto-breaking proto-check \
+        proto-accept cov e2e faults ingest lock tools clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TOOLS := .tools
+BUF := tests/support/tools/node_modules/.bin/buf
+GRPCURL_VERSION := v1.9.3
+CODE := agent_service edge_api tests deploy
+
+help: ## Show this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "Answerdesk needs Python 3.11 to 3.13, %s is %d.%d: make PYTHON=python3.12 ..." % (sys.executable, *v))'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.run
+
+setup: $(VENV)/.dev ## Install everything that developing needs into .venv
+
+run: $(VENV)/.run ## Serve both services with the sample documents until Ctrl-C
+	@$(BIN)/python -m deploy.local
+
+ingest: $(VENV)/.run ## Load documents: make ingest DOCS=path/to/folder
+	$(BIN)/python -m agent_service ingest $(or $(DOCS),examples/knowledge)
+
+test: $(VENV)/.dev ## Unit, contract and integration tests
+	$(BIN)/python -m pytest -m "not e2e and not faults"
+
+cov: $(VENV)/.dev ## The same with branch coverage and its gate
+	$(BIN)/python -m pytest -m "not e2e and not faults" --cov --cov-report=term --cov-report=xml:build/coverage.xml
+
+e2e: $(VENV)/.dev ## Both processes, real clients
+	$(BIN)/python -m pytest -m e2e
+
+faults: $(VENV)/.dev ## Crashes, signals, restarts
+	$(BIN)/python -m pytest -m faults
+
+check: fmt-check lint types imports proto-check cov ## What CI runs first
+
+fmt: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format $(CODE)
+
+fmt-check: $(VENV)/.dev ## Is the code formatted?
+	$(BIN)/ruff format --check $(CODE)
+
+lint: $(VENV)/.dev ## ruff
+	$(BIN)/ruff check $(CODE)
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## The import contracts
+	$(BIN)/lint-imports
+
+proto: $(VENV)/.dev ## Generate protos/gen from protos/answerdesk
+	$(BIN)/python -m tests.support.protos generate
+
+proto-check: $(VENV)/.dev ## Is the committed generated code what the protos say?
+	$(BIN)/python -m tests.support.protos check
+
+proto-lint: $(BUF) ## buf lint and buf format
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+
+proto-breaking: $(BUF) ## Does the contract break clients of the last accepted one?
+	$(BUF) breaking --against protos/baseline.binpb
+
+proto-accept: $(BUF) ## Accept the contract as it is now
+	$(BUF) build -o protos/baseline.binpb
+
+tools: $(BUF) $(TOOLS)/bin/grpcurl ## buf (npm) and grpcurl (go), pinned
+
+$(BUF): tests/support/tools/package-lock.json
+	npm ci --prefix tests/support/tools --no-fund --no-audit
+	@touch $@
+
+$(TOOLS)/bin/grpcurl:
+	GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+lock: $(VENV)/.dev ## Write requirements/*.txt anew from pyproject.toml
+	$(BIN)/python -m tests.support.locks
+
+clean: ## Remove environments, data and caches of this folder
+	rm -rf $(VENV) $(TOOLS) .data build tests/support/tools/node_modules .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -1,0 +1,55 @@
+"""What a document must be to be taken. The rules are those of `Document` in `knowledge_service.proto`."""
+
+import re
+from collections.abc import Iterator
+
+from agent_service.errors import FieldViolation, InvalidRequestError
+from agent_service.types import SourceDocument
+
+MAX_TEXT_BYTES = 2 * 1024 * 1024
+MAX_TITLE = 300
+MAX_URI = 1_024
+MAX_GROUPS = 32
+
+COLLECTION = re.compile(r"[a-z0-9_-]{1,64}")
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_GROUP = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+# Lone surrogates have no UTF-8 form; NUL ends strings in too many places.
+_NOT_TEXT = re.compile(r"[\0\ud800-\udfff]")
+_NOT_TEXT_RULE = "must not hold NUL characters or lone surrogates"
+
+
+def check(document: SourceDocument) -> None:
+    """Check all rules at once.
+
+    Raises:
+        InvalidRequestError: names every field that breaks a rule, as the protocol names it ("document.uri").
+    """
+    violations = [FieldViolation(f"document.{field}", rule) for field, rule in _violations(document)]
+    if violations:
+        raise InvalidRequestError(*violations)
+
+
+def _violations(document: SourceDocument) -> Iterator[tuple[str, str]]:
+    if not 1 <= len(document.uri) <= MAX_URI:
+        yield "uri", f"must have 1 to {MAX_URI:,} characters"
+    if not COLLECTION.fullmatch(document.collection):
+        yield "collection", "must be 1 to 64 characters of [a-z0-9_-]"
+    if len(document.title) > MAX_TITLE:
+        yield "title", f"must have at most {MAX_TITLE} characters"
+    for field, text in (("uri", document.uri), ("title", document.title), ("text", document.text)):
+        if _NOT_TEXT.search(text):
+            yield field, _NOT_TEXT_RULE
+    if not document.text or _too_large(document.text):
+        yield "text", "must have 1 byte to 2 MiB"
+    if not _TENANT.fullmatch(document.access.tenant):
+        yield "access.tenant", "must be 1 to 64 characters of [A-Za-z0-9._-]"
+    if len(document.access.groups) > MAX_GROUPS:
+        yield "access.groups", f"must be at most {MAX_GROUPS}"
+    if not all(_GROUP.fullmatch(group) for group in document.access.groups):
+        yield "access.groups", "must each be 1 to 64 characters of [A-Za-z0-9._:-]"
+
+
+def _too_large(text: str) -> bool:
+    # At least one byte each: long texts need no encoding to be refused. Surrogates are reported elsewhere.
+    return len(text) > MAX_TEXT_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES

@@ -1,0 +1,212 @@
+"""The quotable sentences of a document: what may stand alone in an answer, in words that are understood alone.
+
+A sentence of a list begins with the words that introduce the list, a table row names its columns:
+
+    We accept:                       "We accept: Credit cards"          (the quote begins at "We accept")
+    - Credit cards                   "We accept: Direct debit"
+    - Direct debit
+
+    | Plan | Price | SSO |           "Plan: Pro; Price: EUR 29; SSO: no"
+    |------|-------|-----|
+    | Pro  | EUR 29| no  |
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from markdown_it.tree import SyntaxTreeNode
+
+from agent_service.ingestion.html_text import plain_html
+from agent_service.ingestion.inline import Plain, Range, plain
+from agent_service.ingestion.outline import Content, Outline
+from agent_service.ingestion.prose import sentence_ranges
+from agent_service.types import Span
+
+# A chunk holds sentences whole, so none may be as long as the longest chunk.
+MAX_SENTENCE = 1_200
+# A code block of more characters is split at its blank lines, and what is still longer at line ends.
+_MAX_CODE = 600
+# A list item of more characters is split into its sentences.
+_MAX_ITEM = 300
+# Words of more characters are not repeated before each item of the list that they introduce.
+_MAX_LEAD = 160
+
+_LISTS = frozenset(("bullet_list", "ordered_list"))
+# Before the words of a paragraph: a task's box, an alert's kind, the name of a footnote.
+_MARK = re.compile(r"\[[ xX]\][ \t]+|\[![A-Za-z]+\]\s*|\[\^[^\]\s]{1,64}\]:\s*")
+_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A sentence of a document. `lead`: what its text has from outside the span, a list's or table's opening words."""
+
+    span: Span
+    text: str
+    lead: str = ""
+
+
+def quotes(outline: Outline) -> list[Quote]:
+    """The sentences of a document.
+
+    Returns:
+        In the order of the document; spans disjoint, trimmed of white space, at most `MAX_SENTENCE` long. Headings,
+        header rows, rules, link definitions, comments and what has neither letters nor digits are left out.
+    """
+    return [quote for quote in _Reader(outline).blocks(outline.blocks) if any(map(str.isalnum, quote.text))]
+
+
+class _Reader:
+    def __init__(self, outline: Outline) -> None:
+        self._outline = outline
+
+    def blocks(self, nodes: Sequence[SyntaxTreeNode], lead: str = "", *, item: bool = False) -> list[Quote]:
+        """The sentences of sibling blocks; with `item` those of a list item, whose first words get `lead`."""
+        found: list[Quote] = []
+        opening: Quote | None = None
+        for index, node in enumerate(nodes):
+            if node.type == "paragraph":
+                own = self._paragraph(node, lead if index == 0 else "", item=item)
+                found += own
+                opening = _opening(own, item=item)
+                continue
+            if node.type in _LISTS:
+                listed = self._list(node, opening)
+                if opening and opening.text.endswith(":"):
+                    listed = _joined(found.pop(), listed)
+                found += listed
+            else:
+                found += self._other(node)
+            opening = None
+        return found
+
+    def _other(self, node: SyntaxTreeNode) -> Iterable[Quote]:
+        match node.type:
+            case "blockquote":
+                return self.blocks(node.children)
+            case "table":
+                return self._table(node)
+            case "fence":
+                return self._code(node, self._outline.first_line(node) + 1)
+            case "code_block":
+                return self._code(node, self._outline.first_line(node))
+            case "html_block":
+                content = self._outline.content(node.content.removesuffix("\n"), self._outline.first_line(node))
+                made = plain_html(content.text)
+                return self._quotes(content, made, sentence_ranges(made.text))
+            case _:
+                return ()
+
+    def _paragraph(self, node: SyntaxTreeNode, lead: str, *, item: bool) -> list[Quote]:
+        content = self._outline.content(node.children[0].content, self._outline.first_line(node))
+        mark = _MARK.match(content.text)
+        begin = mark.end() if mark else 0
+        made = plain(content.text[begin:], self._outline.env)
+        made = replace(made, at=[at + begin for at in made.at]) if begin else made
+        whole = item and len(made.text) <= _MAX_ITEM
+        ranges = sentence_ranges(made.text, [(0, len(made.text))] if whole else made.whole, made.run_in)
+        found = list(self._quotes(content, made, ranges, begin))
+        if lead and found:
+            found[0] = replace(found[0], text=f"{lead} {found[0].text}", lead=lead)
+        return found
+
+    def _list(self, node: SyntaxTreeNode, opening: Quote | None) -> list[Quote]:
+        lead = opening.text.removesuffix(":") + ":" if opening else ""
+        return [quote for item in node.children for quote in self.blocks(item.children, lead, item=True)]
+
+    def _table(self, node: SyntaxTreeNode) -> Iterator[Quote]:
+        head, *bodies = node.children
+        header = self._cells(head.children[0])
+        rows = bodies[0].children if bodies else ()
+        for index, row in enumerate(rows):
+            line = self._outline.first_line(row)
+            text = self._outline.line(line)
+            # A row never begins with ">": it would have ended the table.
+            start = self._outline.line_start(line) + len(text) - len(text.lstrip(" \t>"))
+            words = _row(header, self._cells(row))
+            yield from self._bounded(start, self._outline.line_start(line) + len(text.rstrip()), words, header if index else ())
+
+    def _cells(self, row: SyntaxTreeNode) -> list[str]:
+        contents = (cell.children[0].content for cell in row.children)
+        return [" ".join(plain(content, self._outline.env).text.split()) for content in contents]
+
+    def _code(self, node: SyntaxTreeNode, first_line: int) -> Iterator[Quote]:
+        content = self._outline.content(node.content.removesuffix("\n"), first_line)
+        for start, end in _code_ranges(content.text):
+            text = content.text[start:end]
+            first, last = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
+            if first < last:
+                lines = text.rstrip().lstrip("\n")
+                yield from self._bounded(content.source(first), content.source(last - 1) + 1, lines)
+
+    def _quotes(self, content: Content, made: Plain, ranges: Iterable[Range], first: int = 0) -> Iterator[Quote]:
+        """Sentences of readable text, with the markup that touches them; `first`: where the content begins."""
+        text = content.text
+        for a, b in ranges:
+            begin = made.at[a - 1] + 1 if a else first
+            end = len(text) if b == len(made.text) else made.at[b] if made.text[b].isspace() else made.at[b - 1] + 1
+            part = text[begin:end]
+            begin, end = begin + len(part) - len(part.lstrip()), begin + len(part.rstrip())
+            yield from self._bounded(content.source(begin), content.source(end - 1) + 1, " ".join(made.text[a:b].split()))
+
+    def _bounded(self, start: int, end: int, text: str, header: Sequence[str] = ()) -> Iterator[Quote]:
+        """One quote; several, in the words of the document, where it is too long for one."""
+        lead = "; ".join(filter(None, header))
+        if end - start <= MAX_SENTENCE:
+            yield Quote(Span(start, end), text, lead)
+            return
+        for first, last in _cut(self._outline.text, start, end):
+            yield Quote(Span(first, last), " ".join(self._outline.text[first:last].split()), lead)
+
+
+def _opening(own: Sequence[Quote], *, item: bool) -> Quote | None:
+    """The quote that introduces a list right behind it: it ends with a colon, or is an item without a full stop."""
+    if not own or len(own[-1].text) > _MAX_LEAD:
+        return None
+    introduces = own[-1].text.endswith(":") or (item and len(own) == 1 and own[0].text[-1] not in ".!?…")
+    return own[-1] if introduces else None
+
+
+def _joined(opening: Quote, listed: list[Quote]) -> list[Quote]:
+    """The opening words of a list say nothing alone: they become part of the first item's quote."""
+    first = listed[0] if listed else None
+    if first is None or first.lead != opening.text or first.span.end - opening.span.start > MAX_SENTENCE:
+        return [opening, *listed]
+    return [Quote(Span(opening.span.start, first.span.end), first.text, opening.lead), *listed[1:]]
+
+
+def _row(header: Sequence[str], cells: Sequence[str]) -> str:
+    """A table row in words: "Plan: Pro; Price: EUR 29". Where the first column has no name, its cell is the subject."""
+    named = [f"{name}: {cell}" if name else cell for name, cell in zip(header, cells, strict=True) if cell]
+    if header[0] or not cells[0] or len(named) == 1:
+        return "; ".join(named)
+    return f"{named[0]} – {'; '.join(named[1:])}"
+
+
+def _code_ranges(text: str) -> Iterator[Range]:
+    if len(text) <= _MAX_CODE:
+        yield 0, len(text)
+        return
+    start = 0
+    for end in [*(match.start() for match in _BLANK_LINES.finditer(text)), len(text)]:
+        while end - start > _MAX_CODE:
+            line_end = text.rfind("\n", start + 1, start + _MAX_CODE)
+            line_end = line_end if line_end > start else text.find("\n", start + _MAX_CODE, end)
+            if line_end < 0:
+                break
+            yield start, line_end
+            start = line_end
+        yield start, end
+        start = end
+
+
+def _cut(text: str, start: int, end: int) -> Iterator[Range]:
+    while start < end:
+        stop = end if end - start <= MAX_SENTENCE else start + MAX_SENTENCE
+        if stop < end:
+            words = text[start:stop].rstrip()
+            space = max(words.rfind(" "), words.rfind("\n"))
+            stop = start + (space if space > MAX_SENTENCE // 2 else len(words))
+        yield start, start + len(text[start:stop].rstrip())
+        start = stop + len(text[stop:end]) - len(text[stop:end].lstrip())

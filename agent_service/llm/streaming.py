@@ -1,0 +1,131 @@
+"""Streams a model's text to a sink while the runner waits for its whole response.
+
+`Runner.run` over a model that streams by itself costs a quarter of `Runner.run_streamed` per run and has no queue
+between the model and the reader, so cancelling the turn's task is all it takes to abort the model call. Source: the
+measurements behind docs/adr/0003-one-runner.md.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from agents import ModelBehaviorError, ModelResponse, Usage
+from agents.agent_output import AgentOutputSchemaBase
+from agents.handoffs import Handoff
+from agents.items import TResponseInputItem, TResponseStreamEvent
+from agents.model_settings import ModelSettings
+from agents.models.interface import Model, ModelTracing
+from agents.tool import Tool
+from openai import APIConnectionError, APIError, APIStatusError, InternalServerError, RateLimitError
+from openai.types.responses import Response
+from openai.types.responses.response_prompt_param import ResponsePromptParam
+
+from agent_service.errors import ModelFailedError, ModelRateLimitedError, ModelUnavailableError
+from agent_service.ports import TokenSink
+from agent_service.types import Outcome
+
+
+class StreamToSink(Model):
+    """Any SDK model, its text handed to a sink piece by piece.
+
+    Errors of the openai package become the service's own here, where their meaning is known.
+    """
+
+    def __init__(self, inner: Model, sink: TokenSink) -> None:
+        self._inner = inner
+        self._sink = sink
+
+    async def get_response(  # noqa: PLR0913, PLR0917 - the SDK's signature
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],  # noqa: A002 - the SDK's name
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff],
+        tracing: ModelTracing,
+        *,
+        previous_response_id: str | None,
+        conversation_id: str | None,
+        prompt: ResponsePromptParam | None,
+    ) -> ModelResponse:
+        """The whole response; its text has gone to the sink by then.
+
+        Raises:
+            ModelRateLimitedError: the provider refused for its rate limit.
+            ModelUnavailableError: the provider could not be reached, or answered with a server error.
+            ModelFailedError: the provider refused the request, or its answer made no sense.
+        """
+        events = self._inner.stream_response(
+            system_instructions,
+            input,
+            model_settings,
+            tools,
+            output_schema,
+            handoffs,
+            tracing,
+            previous_response_id=previous_response_id,
+            conversation_id=conversation_id,
+            prompt=prompt,
+        )
+        try:
+            # Every SDK model streams from an async generator; closing it aborts the HTTP request.
+            async with aclosing(cast("AsyncGenerator[TResponseStreamEvent]", events)):
+                response = await self._drain(events)
+        except RateLimitError as err:
+            raise ModelRateLimitedError(
+                "the model's provider limits requests", retry_after_s=_retry_after_s(err)
+            ) from err
+        except (APIConnectionError, InternalServerError) as err:
+            raise ModelUnavailableError("the model's provider did not answer") from err
+        except (APIError, ModelBehaviorError, ValueError) as err:
+            raise ModelFailedError("the model's answer could not be understood") from err
+        limit = model_settings.max_tokens
+        if limit is not None and response.usage is not None and response.usage.output_tokens >= limit:
+            # Chat Completions models of the SDK do not pass the finish reason on.
+            self._sink.ended(Outcome.TRUNCATED)
+        return ModelResponse(output=response.output, usage=_usage(response), response_id=response.id)
+
+    async def _drain(self, events: AsyncIterator[TResponseStreamEvent]) -> Response:
+        async for event in events:
+            if event.type == "response.output_text.delta":
+                if event.delta:
+                    self._sink.write(event.delta)
+            elif event.type == "response.refusal.delta":
+                self._sink.ended(Outcome.REFUSED)
+                if event.delta:
+                    self._sink.write(event.delta)
+            elif event.type == "response.completed":
+                return event.response
+            elif event.type == "response.incomplete":
+                self._sink.ended(Outcome.TRUNCATED)
+                return event.response
+            elif event.type in {"response.failed", "error"}:
+                raise ModelFailedError("the model's provider reported a failure")
+        raise ModelUnavailableError("the model's answer broke off")
+
+    def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[TResponseStreamEvent]:
+        """Not offered: the runner asks for whole responses, and the sink has the stream."""
+        raise TypeError("StreamToSink answers Runner.run, not Runner.run_streamed")
+
+
+def _usage(response: Response) -> Usage:
+    counted = response.usage
+    if counted is None:
+        return Usage(requests=1)
+    return Usage(
+        requests=1,
+        input_tokens=counted.input_tokens,
+        input_tokens_details=counted.input_tokens_details,
+        output_tokens=counted.output_tokens,
+        output_tokens_details=counted.output_tokens_details,
+        total_tokens=counted.total_tokens,
+    )
+
+
+def _retry_after_s(err: APIStatusError) -> float:
+    """Seconds from a Retry-After header, 1 to 60; 1 where there is none or it is a date."""
+    try:
+        return min(60.0, max(1.0, float(err.response.headers.get("retry-after", "1"))))
+    except ValueError:
+        return 1.0

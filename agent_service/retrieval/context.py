@@ -1,0 +1,81 @@
+"""From passages to numbered sources within a token budget."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from agent_service.types import Passage, ScoredPassage, Source, Span
+
+CHARACTERS_PER_TOKEN = 4
+"""A usual estimate for English prose with common tokenisers; it only has to keep prompts within their budgets."""
+
+
+def estimate_tokens(characters: int) -> int:
+    """About how many model tokens a text of that many characters has. At least 1."""
+    return max(1, characters // CHARACTERS_PER_TOKEN)
+
+
+def merge_neighbours(hits: Sequence[ScoredPassage]) -> list[ScoredPassage]:
+    """Join hits that follow each other in one document under one heading.
+
+    Returns:
+        In the order of the best hit of each group, with its score.
+    """
+    groups: dict[tuple[str, str, str], list[ScoredPassage]] = {}
+    for hit in hits:
+        key = (hit.passage.document_id, hit.passage.version, hit.passage.heading)
+        groups.setdefault(key, []).append(hit)
+    merged: list[ScoredPassage] = []
+    for group in groups.values():
+        group.sort(key=lambda hit: hit.passage.ordinal)
+        run = [group[0]]
+        for hit in group[1:]:
+            if hit.passage.ordinal == run[-1].passage.ordinal + 1:
+                run.append(hit)
+            else:
+                merged.append(_join(run))
+                run = [hit]
+        merged.append(_join(run))
+    merged.sort(key=lambda hit: (-hit.score, hit.passage.id))
+    return merged
+
+
+def _join(run: Sequence[ScoredPassage]) -> ScoredPassage:
+    if len(run) == 1:
+        return run[0]
+    parts = [hit.passage for hit in run]
+    whole = replace(
+        parts[0],
+        span=Span(parts[0].span.start, parts[-1].span.end),
+        text="".join(part.text for part in parts),
+        sentences=tuple(sentence for part in parts for sentence in part.sentences),
+    )
+    return ScoredPassage(whole, max(hit.score for hit in run))
+
+
+def number(hits: Iterable[ScoredPassage], *, budget_tokens: int) -> tuple[Source, ...]:
+    """Number passages from 1, in order, as long as they fit the budget; one that does not fit is passed over.
+
+    The first is always offered: an agent with a budget too small for any passage could never answer.
+    """
+    sources: list[Source] = []
+    left = budget_tokens
+    for hit in hits:
+        cost = estimate_tokens(len(hit.passage.text))
+        if cost > left and sources:
+            continue
+        left -= cost
+        sources.append(Source(len(sources) + 1, hit.passage, hit.score))
+    return tuple(sources)
+
+
+def whole(document_parts: Sequence[Passage], text: str) -> Passage:
+    """A document as one passage, with the sentences of all its parts under their own headings."""
+    first = document_parts[0]
+    return replace(
+        first,
+        heading="",
+        ordinal=0,
+        span=Span(0, len(text)),
+        text=text,
+        sentences=tuple(sentence for part in document_parts for sentence in part.sentences),
+    )

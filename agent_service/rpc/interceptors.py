@@ -1,0 +1,149 @@
+"""What holds for every call: who calls, the request id, the error boundary, one log line."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from agent_service.errors import AgentServiceError, UnauthenticatedError
+from agent_service.rpc import status
+from agent_service.telemetry import request_id_var
+from agent_service.types import Caller
+
+log = logging.getLogger(__name__)
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = Callable[[Any, Context], Any]
+
+REQUEST_ID_KEY = "x-request-id"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+LOCAL = Caller(subject="local", tenant="default")
+"""Who calls from this machine without a token."""
+
+LOOPBACK = re.compile(r"(ipv4:127\.|ipv6:(\[|%5B)(::1|::ffff:127\.)|unix:)")
+
+
+caller_var: ContextVar[Caller] = ContextVar("caller", default=LOCAL)
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler. The boundary is around the iteration: errors of a generator appear there."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """See `grpc.aio.ServerInterceptor`."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith("/grpc."):
+            return handler
+        method = handler_call_details.method
+        # The stubs of grpc describe the handlers of synchronous servers; these are asynchronous.
+        inner: Any = handler
+        wrap: Any
+        if inner.response_streaming:
+            wrap = (
+                grpc.stream_stream_rpc_method_handler
+                if inner.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            behaviour = _guard_stream(inner.stream_stream or inner.unary_stream, method)
+        else:
+            wrap = grpc.unary_unary_rpc_method_handler
+            behaviour = _guard_unary(inner.unary_unary, method)
+        wrapped: grpc.RpcMethodHandler[Any, Any] = wrap(
+            behaviour, inner.request_deserializer, inner.response_serializer
+        )
+        return wrapped
+
+
+def _guard_unary(inner: Handler, method: str) -> Handler:
+    async def unary(request: Any, context: Context) -> Any:
+        call = _Call(method, context)
+        try:
+            call.begin()
+            return await inner(request, context)
+        except (Exception, asyncio.CancelledError) as err:  # noqa: BLE001 - the boundary
+            await call.fail(err)
+        finally:
+            call.end()
+
+    return unary
+
+
+def _guard_stream(inner: Handler, method: str) -> Handler:
+    async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        call = _Call(method, context)
+        try:
+            call.begin()
+            async for item in inner(request, context):
+                yield item
+        except (Exception, asyncio.CancelledError) as err:  # noqa: BLE001 - the boundary
+            await call.fail(err)
+        finally:
+            call.end()
+
+    return stream
+
+
+class _Call:
+    """One call's bookkeeping."""
+
+    def __init__(self, method: str, context: Context) -> None:
+        self._method = method
+        self._context = context
+        self._started = time.perf_counter()
+        self._code = "OK"
+
+    def begin(self) -> None:
+        """Set who calls and the request id for everything that this call does.
+
+        Raises:
+            UnauthenticatedError: a token that cannot be verified here, or none from another machine.
+        """
+        metadata = {key.lower(): value for key, value in self._context.invocation_metadata() or ()}
+        given = str(metadata.get(REQUEST_ID_KEY, ""))
+        request_id_var.set(given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4()))
+        if "authorization" in metadata:
+            raise UnauthenticatedError("this service is not set up to verify tokens")
+        if not LOOPBACK.match(self._context.peer() or ""):
+            raise UnauthenticatedError("callers from other machines need a token")
+        caller_var.set(LOCAL)
+
+    async def fail(self, err: BaseException) -> NoReturn:
+        """Answer with the error's status; what is unforeseen goes to the log and says nothing outside."""
+        if isinstance(err, grpc.aio.AbortError):
+            self._code = "ABORTED_BY_HANDLER"
+            raise err
+        if isinstance(err, asyncio.CancelledError):
+            # The caller left, or its deadline is over; nobody reads a status any more.
+            self._code = "CANCELLED"
+            raise err
+        if isinstance(err, AgentServiceError):
+            reply = status.to_status(err)
+            self._code = status.CODES[type(err)].name
+        else:
+            log.error("unhandled error in %s", self._method, exc_info=err)
+            reply = status.internal()
+            self._code = "INTERNAL"
+        await _abort(self._context, reply)
+
+    def end(self) -> None:
+        """Log the call."""
+        duration_ms = round((time.perf_counter() - self._started) * 1000, 1)
+        log.info("call", extra={"method": self._method, "code": self._code, "duration_ms": duration_ms})
+
+
+async def _abort(context: Context, reply: status_pb2.Status) -> NoReturn:
+    await context.abort_with_status(rpc_status.to_status(reply))
+    raise AssertionError("abort_with_status raises")

@@ -1,0 +1,131 @@
+"""The gRPC server's life: bind, load, serve, drain."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+
+import grpc
+from answerdesk.v1 import agent_service_pb2, agent_service_pb2_grpc, knowledge_service_pb2, knowledge_service_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from agent_service.errors import StartupError
+from agent_service.rpc.agent_servicer import AgentServicer
+from agent_service.rpc.interceptors import CallInterceptor
+from agent_service.rpc.knowledge_servicer import KnowledgeServicer
+from agent_service.settings import Settings
+from agent_service.wiring import Parts
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Bound of one message either way: a document of 2 MiB with room for its UTF-8."""
+
+STOP_GRACE_S = 2.0
+"""After the drain: what calls that are not turns get to end."""
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A second server on the port is an error and not a silent half of the traffic.
+    ("grpc.so_reuseport", 0),
+    # Clients may ping every 10 s, also between calls; by default that gets them "too many pings".
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Above about 1000 calls not yet accepted grpc refuses at random; turns have a bound of their own.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
+)
+
+SERVICES = (
+    agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name,
+    knowledge_service_pb2.DESCRIPTOR.services_by_name["KnowledgeService"].full_name,
+)
+
+
+class AgentServer:
+    """One listening server over the service's parts."""
+
+    def __init__(self, parts: Parts, settings: Settings) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._health = health.aio.HealthServicer()
+        self._knowledge = KnowledgeServicer(parts.searcher, parts.store, parts.pipeline)
+        self._server = grpc.aio.server(interceptors=(CallInterceptor(),), options=OPTIONS)
+
+    async def start(self) -> int:
+        """Bind and listen; health says NOT_SERVING until `ready`. Returns the port.
+
+        Raises:
+            StartupError: the address is taken or not of this machine.
+        """
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
+            AgentServicer(self._parts.turns, self._parts.team), self._server
+        )
+        knowledge_service_pb2_grpc.add_KnowledgeServiceServicer_to_server(self._knowledge, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            port: int = self._server.add_insecure_port(self._settings.listen)
+        except RuntimeError as err:
+            raise StartupError(
+                f"AGENT_LISTEN={self._settings.listen}: cannot listen there; is another agent service running? "
+                "Stop it, or choose another port"
+            ) from err
+        await self._server.start()
+        return port
+
+    async def ready(self) -> None:
+        """Tell health checks that the service may be used."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Drain and stop: turns get AGENT_DRAIN_S to end; then what is left is aborted."""
+        await self._health.enter_graceful_shutdown()
+        self._knowledge.drain()
+        await self._parts.turns.drain(self._settings.drain_s)
+        await self._server.stop(STOP_GRACE_S)
+
+    async def _set_health(self, status: int) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+
+async def serve(parts: Parts, settings: Settings, load: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        parts: what to serve.
+        settings: address and drain time.
+        load: done after listening and before health says SERVING.
+
+    Raises:
+        StartupError: the address is taken, or loading failed.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = AgentServer(parts, settings)
+    port = await server.start()
+    log.info("listening", extra={"address": settings.listen, "port": port, "provider": settings.provider})
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        if load is not None:
+            loading = asyncio.ensure_future(load())
+            await asyncio.wait({loading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not loading.done():
+                loading.cancel()
+                return
+            await loading
+        await server.ready()
+        log.info("serving")
+        await waiting
+    finally:
+        waiting.cancel()
+        log.info("stopping")
+        await server.stop()

@@ -1,0 +1,240 @@
+"""Runs one turn: choose the agent, gather context, run the model, check the citations."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from agents import Agent, ModelProvider, ModelResponse, ModelSettings, RunConfig, RunContextWrapper, RunHooks, Runner
+from agents.exceptions import AgentsException
+from agents.items import TResponseInputItem
+from agents.run_config import CallModelData, ModelInputData
+
+from agent_service.errors import BudgetExceededError, FieldViolation, ModelFailedError, UnknownAgentError
+from agent_service.ports import Briefing, CitationChecker, ContextStrategy, EventSink, TokenSink
+from agent_service.team.build import build_team
+from agent_service.team.desk import TurnDesk
+from agent_service.team.prompt import conversation, fence, with_sources
+from agent_service.team.spec import AgentSpec, Roster
+from agent_service.types import (
+    AgentInfo,
+    AgentName,
+    CheckedCitations,
+    Completed,
+    Outcome,
+    State,
+    Trace,
+    TurnRequest,
+    TurnStatus,
+    Usage,
+)
+
+MAX_MODEL_CALLS = 8
+"""Model calls of a turn: a route, a hand-off that was wrong, and tools in between; more is a loop."""
+
+CHARACTERS_PER_TOKEN = 4
+"""A usual estimate; it only guards a model's window."""
+
+
+class ModelsForTurn(Protocol):
+    """Hands out the models of a turn; see `llm.providers`."""
+
+    default_model: str
+
+    def for_turn(self, briefing: Briefing, sink: TokenSink) -> ModelProvider:
+        """Models that read this briefing and write to this sink."""
+        ...
+
+
+class TeamAnswerer:
+    """Answers turns with the roster's team. Holds no turn's state: that is the desk's."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        models: ModelsForTurn,
+        strategies: Mapping[AgentName, ContextStrategy],
+        citations: CitationChecker,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`strategies`: one for every agent with documents."""
+        self._roster = roster
+        self._team = build_team(roster)
+        self._models = models
+        self._strategies = strategies
+        self._citations = citations
+        self._clock = clock
+
+    def agents(self) -> tuple[AgentInfo, ...]:
+        """The team, the entry first."""
+        return self._roster.listing(self._models.default_model)
+
+    def require(self, agent: AgentName) -> None:
+        """Check that the roster has an agent.
+
+        Raises:
+            UnknownAgentError: it has none of that name.
+        """
+        if agent not in self._team.routed:
+            raise UnknownAgentError(agent)
+
+    async def answer(self, request: TurnRequest, events: EventSink) -> None:
+        """See `Answerer.answer`."""
+        desk = TurnDesk(request, events, self._clock)
+        start = self._start(request)
+        self._within_window(request, self._specs(start))
+        items = conversation(request.history, request.message)
+        hooks = _StageHooks(desk)
+        try:
+            result = await Runner.run(
+                start,
+                items,
+                context=desk,
+                max_turns=MAX_MODEL_CALLS,
+                hooks=hooks,
+                run_config=RunConfig(
+                    model_provider=self._models.for_turn(desk, desk),
+                    model_settings=_limits(request),
+                    tracing_disabled=True,
+                    call_model_input_filter=self._brief,
+                ),
+            )
+        except AgentsException as err:
+            raise ModelFailedError("the model did not come to an answer") from err
+        desk.announce()
+        counted = result.context_wrapper.usage
+        usage = Usage(
+            requests=counted.requests,
+            input_tokens=counted.input_tokens,
+            cached_input_tokens=counted.input_tokens_details.cached_tokens or 0,
+            output_tokens=counted.output_tokens,
+        )
+        await self._complete(desk, usage, events)
+
+    def _start(self, request: TurnRequest) -> Agent[TurnDesk]:
+        if request.agent is not None:
+            self.require(request.agent)
+            return self._team.direct[request.agent]
+        kept = request.state.agent
+        # A state from before the roster changed may name somebody who left.
+        if kept is not None and kept in self._team.routed:
+            return self._team.routed[kept]
+        return self._team.routed[AgentName(self._roster.entry)]
+
+    def _specs(self, agent: Agent[Any]) -> AgentSpec:
+        spec = self._roster.spec(agent.name)
+        if spec is None:
+            raise UnknownAgentError(agent.name)
+        return spec
+
+    def _within_window(self, request: TurnRequest, spec: AgentSpec) -> None:
+        characters = len(request.message) + sum(len(m.content) for m in request.history)
+        tokens = characters // CHARACTERS_PER_TOKEN
+        if tokens > spec.max_input_tokens:
+            rule = f"message and history have about {tokens} tokens; {spec.name} takes {spec.max_input_tokens}"
+            raise BudgetExceededError(FieldViolation("history", rule))
+
+    async def _brief(self, call: CallModelData[TurnDesk]) -> ModelInputData:
+        """Before each model call: gather context where the agent just took over, and put it into the input."""
+        desk, data = call.context, call.model_data
+        if desk is None:
+            raise TypeError("a run of the team needs its desk")
+        spec = self._specs(call.agent)
+        if not desk.agents or desk.agent != spec.agent:
+            await self._take_over(desk, spec)
+        if desk.context is None:
+            return data
+        if desk.context.stable:
+            return ModelInputData(data.input, f"{data.instructions}\n\n{fence(desk.sources)}")
+        items: list[TResponseInputItem] = with_sources(data.input, desk.sources, question_at=len(desk.request.history))
+        return ModelInputData(items, data.instructions)
+
+    async def _take_over(self, desk: TurnDesk, spec: AgentSpec) -> None:
+        strategy = self._strategies.get(spec.agent)
+        if strategy is None:
+            desk.take_over(spec.agent, None)
+            return
+        started = self._clock()
+        state = desk.request.state
+        cached = state.cached if state.agent == spec.agent else ()
+        desk.take_over(spec.agent, await strategy.gather(desk.question, spec.reads, cached))
+        desk.stage("retrieval", started)
+
+    async def _complete(self, desk: TurnDesk, usage: Usage, events: EventSink) -> None:
+        started = self._clock()
+        checked = await self._citations.check(desk.answer, desk.sources, desk.request.caller)
+        desk.stage("citations", started)
+        context = desk.context
+        cached = context.cached if context else ()
+        keeper = desk.agent if context else desk.request.state.agent
+        events.emit(
+            Completed(
+                status=TurnStatus.COMPLETED,
+                outcome=_outcome(desk, checked),
+                agent=desk.agent,
+                strategy=desk.strategy,
+                citations=checked.citations,
+                usage=usage,
+                trace=_trace(desk, checked),
+                state=State(keeper, cached),
+            )
+        )
+
+
+class _StageHooks(RunHooks[TurnDesk]):
+    """Times the model calls; the SDK calls it inline and in order."""
+
+    def __init__(self, desk: TurnDesk) -> None:
+        self._desk = desk
+        self._started = 0.0
+
+    async def on_llm_start(
+        self,
+        context: RunContextWrapper[TurnDesk],  # noqa: ARG002
+        agent: Agent[TurnDesk],  # noqa: ARG002
+        system_prompt: str | None,  # noqa: ARG002
+        input_items: list[TResponseInputItem],  # noqa: ARG002
+    ) -> None:
+        self._started = self._desk.clock()
+
+    async def on_llm_end(
+        self,
+        context: RunContextWrapper[TurnDesk],  # noqa: ARG002
+        agent: Agent[TurnDesk],  # noqa: ARG002
+        response: ModelResponse,
+    ) -> None:
+        self._desk.stage("model", self._started, tokens=response.usage.total_tokens)
+
+
+def _limits(request: TurnRequest) -> ModelSettings | None:
+    return ModelSettings(max_tokens=request.max_output_tokens) if request.max_output_tokens else None
+
+
+def _outcome(desk: TurnDesk, checked: CheckedCitations) -> Outcome:
+    """Decided by what could be checked, never by a phrase: an answer without a valid quote has no evidence."""
+    if desk.special_outcome is not None:
+        return desk.special_outcome
+    return Outcome.ANSWERED if checked.citations else Outcome.NO_EVIDENCE
+
+
+def _trace(desk: TurnDesk, checked: CheckedCitations) -> Trace:
+    context = desk.context
+    if desk.request.agent is not None:
+        chosen = "asked directly"
+    elif len(desk.agents) > 1:
+        chosen = f"handed over by {desk.agents[-2]}"
+    elif desk.request.state.agent == desk.agent:
+        chosen = "holds the conversation"
+    else:
+        chosen = "no specialist's documents bear on the question"
+    return Trace(
+        agent=desk.agent,
+        strategy=desk.strategy,
+        reason=f"{chosen}; {context.reason}" if context else chosen,
+        considered=context.considered if context else (),
+        used=tuple(sorted({citation.marker for citation in checked.citations})),
+        cache_hit=context.cache_hit if context else False,
+        stages=tuple(desk.stages),
+        dropped_markers=checked.dropped,
+        agents=tuple(desk.agents),
+        support=context.support if context else 0.0,
+    )

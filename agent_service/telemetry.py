@@ -1,0 +1,44 @@
+"""Logs as JSON lines. No prompt, question, answer or secret is ever logged: only ids, names, counts and times."""
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+request_id_var: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the call being served; set by the rpc interceptor."""
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per record: time, level, logger, message, request_id, and what `extra` gave."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := request_id_var.get():
+            line["request_id"] = request_id
+        line.update({key: value for key, value in record.__dict__.items() if key not in _STANDARD})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
+    """Send every logger's records to `stream`, as JSON lines."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # httpx2 logs every request's address at INFO, with what a base URL may carry.
+    for noisy in ("httpx", "httpx2", "httpcore", "openai", "openai.agents"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

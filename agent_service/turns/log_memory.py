@@ -1,0 +1,81 @@
+"""The numbered event log of one turn, in process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from agent_service.errors import ModelFailedError
+from agent_service.types import Event, Sources, Token, TurnEvent, TurnId
+
+MAX_LOG_BYTES = 256 * 1024
+"""Bound of a turn's log: text of tokens and sources, the parts that a model or a document decides the size of."""
+
+
+class TurnLog:
+    """Events numbered from 1 without gaps, followed by any number of readers from any number on.
+
+    One task writes; readers wait for a wake-up and then take everything that is new, so a slow reader costs nothing
+    but its place.
+    """
+
+    def __init__(self, turn_id: TurnId, *, max_bytes: int = MAX_LOG_BYTES) -> None:
+        self._turn_id = turn_id
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._events: list[TurnEvent] = []
+        self._closed = False
+        self._failure: Exception | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no event will follow."""
+        return self._closed
+
+    def emit(self, event: Event) -> None:
+        """Append an event.
+
+        Raises:
+            ModelFailedError: the turn has written more than its log holds.
+        """
+        self._bytes += _size(event)
+        if self._bytes > self._max_bytes:
+            raise ModelFailedError("the answer is longer than a turn may be")
+        self._events.append(TurnEvent(self._turn_id, len(self._events) + 1, event))
+        self._wake()
+
+    def close(self, failure: Exception | None = None) -> None:
+        """End the log: every reader gets what is left, then the failure, if any."""
+        self._closed = True
+        self._failure = failure
+        self._wake()
+
+    async def follow(self, after_sequence: int = 0) -> AsyncIterator[TurnEvent]:
+        """Events with a larger number, as they come; ends with the log.
+
+        Raises:
+            Exception: what the turn failed with, after its last event.
+        """
+        position = after_sequence
+        while True:
+            while position < len(self._events):
+                yield self._events[position]
+                position += 1
+            if self._closed:
+                if self._failure is not None:
+                    raise self._failure
+                return
+            await self._changed.wait()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def _size(event: Event) -> int:
+    match event:
+        case Token(content):
+            return len(content.encode())
+        case Sources(sources):
+            return sum(len(source.passage.text[:2000].encode()) for source in sources)
+        case _:
+            return 0

@@ -1,0 +1,122 @@
+"""The only place where concrete classes meet: from settings to parts that work together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent_service.ingestion.pipeline import IngestPipeline
+from agent_service.llm.providers import HostedModels, OfflineModels
+from agent_service.ports import ContextStrategy, VectorStore
+from agent_service.retrieval.citations import StoredQuoteChecker
+from agent_service.retrieval.routing import Specialist, SupportRouter
+from agent_service.retrieval.search import Searcher
+from agent_service.retrieval.selection import SentenceRanker
+from agent_service.retrieval.sparse import Bm25Encoder
+from agent_service.retrieval.strategies.cag import CagStrategy
+from agent_service.retrieval.strategies.hybrid import HybridStrategy
+from agent_service.retrieval.strategies.rag import RagStrategy
+from agent_service.retrieval.support import SupportCheck
+from agent_service.settings import Settings
+from agent_service.team.run import ModelsForTurn, TeamAnswerer
+from agent_service.team.spec import DEFAULT_ROSTER, AgentSpec, Roster, load_roster
+from agent_service.turns.host import TurnHost
+from agent_service.types import AgentName, Strategy
+
+
+class Models(ModelsForTurn, Protocol):
+    """A provider of models that can be closed."""
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The service's parts, ready to be served."""
+
+    store: VectorStore
+    pipeline: IngestPipeline
+    searcher: Searcher
+    team: TeamAnswerer
+    turns: TurnHost
+    models: Models
+
+    async def close(self) -> None:
+        """Release the model client and the store."""
+        await self.models.close()
+        await self.store.close()
+
+
+async def open_store(settings: Settings) -> VectorStore:
+    """The embedded store in the data directory, or a Qdrant server where one is named.
+
+    The adapters are imported here, one of them: each costs half a second at start.
+
+    Raises:
+        StartupError: the directory is in use, damaged or not writable, or the server does not answer.
+    """
+    if settings.qdrant_url:
+        from agent_service.retrieval.stores.server import ServerStore  # noqa: PLC0415
+
+        api_key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+        return await ServerStore.connect(settings.qdrant_url, api_key=api_key, timeout_s=settings.retrieval_timeout_s)
+    from agent_service.retrieval.stores.edge import EdgeStore  # noqa: PLC0415
+
+    return await EdgeStore.open(settings.data_dir / "store", timeout_s=settings.retrieval_timeout_s)
+
+
+def open_pipeline(store: VectorStore) -> IngestPipeline:
+    """Ingestion into a store."""
+    return IngestPipeline(store, Bm25Encoder())
+
+
+def wire(settings: Settings, store: VectorStore) -> Parts:
+    """Everything that is served, over an open store.
+
+    Raises:
+        StartupError: the roster breaks a rule.
+    """
+    roster = load_roster(settings.roster or DEFAULT_ROSTER)
+    encoder = Bm25Encoder()
+    support = SupportCheck(store, encoder)
+    searcher = Searcher(store, encoder, support, roster.collections)
+    router = SupportRouter(store, encoder, support, searcher, _specialists(roster))
+    models = _models(settings, router, SentenceRanker(support, encoder))
+    team = TeamAnswerer(
+        roster, models, _strategies(roster, store, searcher, support), StoredQuoteChecker(store, encoder)
+    )
+    turns = TurnHost(
+        team, max_turns=settings.max_turns, keep_s=settings.turn_keep_s, turn_timeout_s=settings.turn_timeout_s
+    )
+    return Parts(store, IngestPipeline(store, encoder), searcher, team, turns, models)
+
+
+def _specialists(roster: Roster) -> list[Specialist]:
+    return [Specialist(agent.agent, agent.description, agent.reads) for agent in roster.specialists]
+
+
+def _models(settings: Settings, router: SupportRouter, selector: SentenceRanker) -> Models:
+    if settings.provider == "offline" or settings.openai_api_key is None:
+        return OfflineModels(router, selector, delay_s=settings.offline_delay_s)
+    return HostedModels(
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        api=settings.openai_api,
+        default_model=settings.model,
+        timeout_s=settings.model_timeout_s,
+    )
+
+
+def _strategies(
+    roster: Roster, store: VectorStore, searcher: Searcher, support: SupportCheck
+) -> Mapping[AgentName, ContextStrategy]:
+    def strategy(agent: AgentSpec) -> ContextStrategy:
+        rag = RagStrategy(searcher, budget_tokens=agent.budget_tokens)
+        if agent.strategy is Strategy.CAG:
+            return CagStrategy(store, searcher, support, budget_tokens=agent.budget_tokens)
+        if agent.strategy is Strategy.HYBRID:
+            return HybridStrategy(rag, store, support, budget_tokens=agent.budget_tokens)
+        return rag
+
+    return {agent.agent: strategy(agent) for agent in roster.specialists}

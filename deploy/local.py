@@ -1,0 +1,131 @@
+"""`make run`: both services on this machine with the sample documents, until Ctrl-C or until one of them dies.
+
+Run as `python -m deploy.local`. Settings are those of the services, from the environment; the edge follows a changed
+AGENT_LISTEN by itself.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "examples" / "knowledge"
+
+READY_TIMEOUT_S = 180.0
+"""The first start compiles modules and loads the documents; later ones take a few seconds."""
+
+STOP_TIMEOUT_S = 15.0
+POLL_S = 0.1
+
+
+class Service:
+    """A child process in a process group of its own, so that Ctrl-C reaches it through `stop` alone."""
+
+    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
+            [sys.executable, *arguments], cwd=ROOT, env=dict(environment), start_new_session=True
+        )
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for its end, and enforce it after the time-out."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def service_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The children's environment: short drains suit a person who presses Ctrl-C; the edge finds the agent."""
+    environment = {"AGENT_DRAIN_S": "5", **environ}
+    if "AGENT_LISTEN" in environ:
+        environment.setdefault("EDGE_AGENT_TARGET", environ["AGENT_LISTEN"])
+    return environment
+
+
+def edge_url(environ: Mapping[str, str]) -> str:
+    """Where the edge listens, as a person on this machine reaches it."""
+    host = environ.get("EDGE_HOST", "127.0.0.1")
+    reachable = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound
+    return f"http://{reachable}:{environ.get('EDGE_PORT', '8000')}"
+
+
+def is_ready(url: str) -> bool:
+    """Whether the edge says that both services can be used."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as response:  # noqa: S310 - an address of our own
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def banner(url: str, seconds: float) -> str:
+    """What a person reads when everything is up."""
+    question = '\'{"message":"What does the Enterprise plan cost?"}\''
+    return (
+        f"\nAnswerdesk is ready at {url} (after {seconds:.1f} s). Ctrl-C stops it.\n\n"
+        f"  curl -N {url}/chat -H 'Content-Type: application/json' -d {question}\n"
+        f"  API description: {url}/docs\n"
+    )
+
+
+def run(environ: Mapping[str, str], stopped: Event) -> int:
+    """Start both services, say when they are ready, wait. Returns the exit code: 0 after `stopped`, else 1."""
+    environment = service_environment(environ)
+    url = edge_url(environment)
+    started = time.monotonic()
+    print(f"Answerdesk is starting; loading {SAMPLES.relative_to(ROOT)} ...", flush=True)  # noqa: T201
+    services = [
+        Service("agent service", ["-m", "agent_service", "serve", "--load", str(SAMPLES)], environment),
+        Service("edge", ["-m", "edge_api", "serve"], environment),
+    ]
+    ready = False
+    try:
+        while not stopped.wait(POLL_S):
+            for service in services:
+                if service.exit_code is not None:
+                    print(f"The {service.name} ended with exit code {service.exit_code}.", file=sys.stderr)  # noqa: T201
+                    return 1
+            seconds = time.monotonic() - started
+            if not ready and is_ready(url):
+                ready = True
+                print(banner(url, seconds), flush=True)  # noqa: T201
+            if not ready and seconds > READY_TIMEOUT_S:
+                print(f"Not ready after {READY_TIMEOUT_S:.0f} s; see the log above.", file=sys.stderr)  # noqa: T201
+                return 1
+        return 0
+    finally:
+        # The edge first: it can still tell its readers why their streams end.
+        for service in reversed(services):
+            service.stop()
+            service.wait(STOP_TIMEOUT_S)
+
+
+def main() -> int:
+    """Run until SIGINT or SIGTERM."""
+    stopped = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    return run(os.environ, stopped)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
