@@ -40,5 +40,7 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     root.handlers = [handler]
     root.setLevel(level)
     # httpx2 logs every request's address at INFO, with what a base URL may carry.
-    for noisy in ("httpx", "httpx2", "httpcore", "openai", "openai.agents"):
+    for noisy in ("httpx", "httpx2", "httpcore", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # The agents SDK logs the provider's error text, which may quote a prompt; the boundary logs the error's kind.
+    logging.getLogger("openai.agents").setLevel(logging.CRITICAL)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent_service.ingestion.pipeline import IngestPipeline
-from agent_service.llm.providers import HostedModels, OfflineModels
+from agent_service.llm.providers import HostedModels, OfflineModels, never_trace
 from agent_service.ports import ContextStrategy, VectorStore
 from agent_service.retrieval.citations import StoredQuoteChecker
 from agent_service.retrieval.routing import Specialist, SupportRouter
@@ -77,6 +77,7 @@ def wire(settings: Settings, store: VectorStore) -> Parts:
     Raises:
         StartupError: the roster breaks a rule.
     """
+    never_trace()
     roster = load_roster(settings.roster or DEFAULT_ROSTER)
     encoder = Bm25Encoder()
     support = SupportCheck(store, encoder)

@@ -131,7 +131,7 @@ class _Cutter:
         return index >= 0 and position < self._quotes[index].span.end
 
     def _candidates(self) -> Iterator[tuple[int, int]]:
-        ranks = {quote_cut: _SENTENCE_RANK for quote_cut in self._sentence_cuts()}
+        ranks = dict.fromkeys(self._sentence_cuts(), _SENTENCE_RANK)
         for position, rank in _block_cuts(self._outline, self._outline.blocks, 0):
             ranks[position] = min(rank, ranks.get(position, _SENTENCE_RANK))
         return ((position, rank) for position, rank in ranks.items() if not self._tears(position))

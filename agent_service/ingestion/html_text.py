@@ -12,8 +12,9 @@ _MARKUP = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # Every other tag ends the sentence.
-_INLINE_TAGS = frozenset(
-    "a abbr b bdi cite code data del dfn em font i img ins kbd mark q s samp small span strong sub sup time tt u var".split()
+_INLINE_TAGS = re.compile(
+    "a|abbr|b|bdi|cite|code|data|del|dfn|em|font|i|img|ins|kbd|mark|q|s|samp|small|span|strong|sub|sup|time|tt|u|var",
+    re.IGNORECASE,
 )
 
 
@@ -33,7 +34,7 @@ def plain_html(source: str) -> Plain:
         if match["entity"]:
             decoded = html.unescape(match["entity"])
             append(decoded, (match.start(),) * len(decoded))
-        elif (match["tag"] or "").lower() not in _INLINE_TAGS:
+        elif not _INLINE_TAGS.fullmatch(match["tag"] or ""):
             # Two characters: one where the tag begins, one where it ends.
             append(PARAGRAPH_SEPARATOR + " ", (match.start(), end - 1))
     append(source[end:], range(end, len(source)))

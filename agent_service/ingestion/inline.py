@@ -25,7 +25,7 @@ _MARKUP = re.compile(r"[\\`*_\[<&]")
 _LINE_BREAK_TAG = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]{1,64}\]")
 # Longer ones hold no prose; bounding them bounds what a hostile paragraph can cost.
-_MAX_MARKUP = 20_000
+_MAX_MARKUP = 10_000
 
 
 class _State(StateInline):
@@ -71,7 +71,7 @@ class _PositionedInline(ParserInline):
             state.step, state.pushed = state.pos, 0
             if not state.pending:
                 state.pending_from = state.pos
-            if state.level >= nesting or not any(rule(state, False) for rule in rules):
+            if state.level >= nesting or not any(rule(state, False) for rule in rules):  # noqa: FBT003 - its signature
                 state.append_pending(state.src[state.pos])
                 state.pos += 1
         if state.pending:
@@ -126,23 +126,21 @@ def plain(content: str, env: EnvType) -> Plain:
     """
     if len(content) > _MAX_MARKUP or not _MARKUP.search(content):
         return Plain(content, range(len(content)))
-    builder = _Builder(env)
+    builder = _Builder()
     builder.add(PARSER.inline.parse(content, PARSER, env, []), content, 0)
     return builder.build()
 
 
 class _Builder:
-    def __init__(self, env: EnvType) -> None:
-        self._env = env
+    def __init__(self) -> None:
         self._texts: list[str] = []
         self._at: list[int] = []
         self._whole: list[Range] = []
         self._run_in = 0
+        self._opened: list[int] = []
 
     def add(self, tokens: Sequence[Token], source: str, base: int) -> None:
         """Append tokens of `source`, which begins at `base` of the whole."""
-        links: list[int] = []
-        bold_first = False
         for token in tokens:
             at = base + int(token.meta.get(_POSITION, 0))
             match token.type:
@@ -153,20 +151,24 @@ class _Builder:
                 case "softbreak" | "hardbreak":
                     # A backslash before the line's end belongs to the break: the break is where the line ends.
                     self._append(" ", at + (source[at - base] == "\\"))
-                case "html_inline":
-                    if _LINE_BREAK_TAG.fullmatch(token.content):
-                        self._texts.append("  ")
-                        self._at += (at, at + len(token.content) - 1)
+                case "html_inline" if _LINE_BREAK_TAG.fullmatch(token.content):
+                    self._texts.append("  ")
+                    self._at += (at, at + len(token.content) - 1)
                 case "image":
                     self.add(token.children or [], token.content, at + len("!["))
-                case "link_open":
-                    links.append(len(self._at))
-                case "link_close":
-                    self._whole.append((links.pop(), len(self._at)))
-                case "strong_open":
-                    bold_first = bold_first or not self._at
-                case "strong_close":
-                    self._run_in = self._run_in or len(self._at) * bold_first
+                case _:
+                    self._pair(token.type)
+
+    def _pair(self, kind: str) -> None:
+        here = len(self._at)
+        match kind:
+            case "link_open" | "strong_open":
+                self._opened.append(here)
+            case "link_close":
+                self._whole.append((self._opened.pop(), here))
+            case "strong_close":
+                if self._opened.pop() == 0:
+                    self._run_in = self._run_in or here
 
     def build(self) -> Plain:
         """What was appended, without references to footnotes."""

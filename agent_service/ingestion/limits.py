@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator
 
 from agent_service.errors import FieldViolation, InvalidRequestError
-from agent_service.types import SourceDocument
+from agent_service.types import Access, SourceDocument
 
 MAX_TEXT_BYTES = 2 * 1024 * 1024
+# Of 2 MiB text it takes lines of less than 20 characters to have more; each may cost the parser a kilobyte or three.
+MAX_LINES = 100_000
 MAX_TITLE = 300
 MAX_URI = 1_024
 MAX_GROUPS = 32
@@ -25,31 +27,37 @@ def check(document: SourceDocument) -> None:
     Raises:
         InvalidRequestError: names every field that breaks a rule, as the protocol names it ("document.uri").
     """
-    violations = [FieldViolation(f"document.{field}", rule) for field, rule in _violations(document)]
-    if violations:
-        raise InvalidRequestError(*violations)
+    broken = [*_names(document), *_text(document.text), *_access(document.access)]
+    if broken:
+        raise InvalidRequestError(*(FieldViolation(f"document.{field}", rule) for field, rule in broken))
 
 
-def _violations(document: SourceDocument) -> Iterator[tuple[str, str]]:
+def _names(document: SourceDocument) -> Iterator[tuple[str, str]]:
     if not 1 <= len(document.uri) <= MAX_URI:
         yield "uri", f"must have 1 to {MAX_URI:,} characters"
     if not COLLECTION.fullmatch(document.collection):
         yield "collection", "must be 1 to 64 characters of [a-z0-9_-]"
     if len(document.title) > MAX_TITLE:
         yield "title", f"must have at most {MAX_TITLE} characters"
-    for field, text in (("uri", document.uri), ("title", document.title), ("text", document.text)):
+    for field, text in (("uri", document.uri), ("title", document.title)):
         if _NOT_TEXT.search(text):
             yield field, _NOT_TEXT_RULE
-    if not document.text or _too_large(document.text):
+
+
+def _text(text: str) -> Iterator[tuple[str, str]]:
+    # A character has at least one byte: texts that are much too long need not be encoded to be refused.
+    if not 1 <= len(text) <= MAX_TEXT_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
         yield "text", "must have 1 byte to 2 MiB"
-    if not _TENANT.fullmatch(document.access.tenant):
+    if max(map(text.count, "\n\r")) > MAX_LINES:
+        yield "text", f"must have at most {MAX_LINES:,} lines"
+    if _NOT_TEXT.search(text):
+        yield "text", _NOT_TEXT_RULE
+
+
+def _access(access: Access) -> Iterator[tuple[str, str]]:
+    if not _TENANT.fullmatch(access.tenant):
         yield "access.tenant", "must be 1 to 64 characters of [A-Za-z0-9._-]"
-    if len(document.access.groups) > MAX_GROUPS:
+    if len(access.groups) > MAX_GROUPS:
         yield "access.groups", f"must be at most {MAX_GROUPS}"
-    if not all(_GROUP.fullmatch(group) for group in document.access.groups):
+    if not all(_GROUP.fullmatch(group) for group in access.groups):
         yield "access.groups", "must each be 1 to 64 characters of [A-Za-z0-9._:-]"
-
-
-def _too_large(text: str) -> bool:
-    # At least one byte each: long texts need no encoding to be refused. Surrogates are reported elsewhere.
-    return len(text) > MAX_TEXT_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES

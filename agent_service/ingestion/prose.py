@@ -1,5 +1,7 @@
 """Where sentences end, by rule. Works on readable text; knows no Markdown and no documents."""
 
+# ruff: noqa: RUF001 - typographic quotation marks and full-width stops are what this module looks for
+
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +11,9 @@ from agent_service.ingestion.inline import Range
 PARAGRAPH_SEPARATOR = "\u2029"
 
 # A stop with the quotes and brackets that close after it, and white space; East Asian stops need none.
-_STOP = re.compile(rf"""(?<![.!?…])[.!?…]++["'”’»›)\]]*+(?=\s|$)|(?<![。！？])[。！？]++["'”’»›)\]」』）]*+|{PARAGRAPH_SEPARATOR}""")
+_STOP = re.compile(
+    rf"""(?<![.!?…])[.!?…]++["'”’»›)\]]*+(?=\s|$)|(?<![。！？])[。！？]++["'”’»›)\]」』）]*+|{PARAGRAPH_SEPARATOR}"""
+)
 _WORD_BEFORE = re.compile(r"[^\s\"'“‘«‹(\[/—–]*$")
 _OPENERS = re.compile(r"""["'“‘«‹(\[¿¡*_]{0,8}""")
 _FIRST_WORD = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?")
@@ -18,23 +22,28 @@ _PAIRS = re.compile(
     r"""\([^()\u2029]{0,300}\)|“[^“”\u2029]{0,300}”|«[^«»\u2029]{0,300}»|(?<![^\s(])"(?!\s)[^"\u2029]{0,300}"(?!\w)"""
 )
 
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
 # These are never the last word of a sentence.
-_ABBREVIATIONS = frozenset(
-    "e.g i.e eg ie vs cf viz dr mr mrs ms prof hon rev gen sgt capt lt col st mt messrs approx ca dept resp incl excl "
-    "max min avg est z.b d.h bzw ggf u.a".split()
-)
+_ABBREVIATIONS = _words("e.g i.e eg ie vs cf viz dr mr mrs ms prof hon sgt capt messrs approx z.b d.h bzw ggf u.a")
 # These are abbreviations in front of a number only: "No. 5", but "No. You cannot."
-_BEFORE_NUMBERS = frozenset(
-    "no nos nr fig figs eq sec sect art arts par para vol vols ch chap p pp pt v ver § jan feb mar apr jun jul aug sep "
-    "sept oct nov dec".split()
+_BEFORE_NUMBERS = _words(
+    "no nos nr fig figs eq sec sect art arts par para vol vols ch chap p pp pt v ver § ca jan feb mar apr jun jul aug",
+    "sep sept oct nov dec",
 )
 # These may end a sentence: they do where one of `_STARTERS` follows.
-_AMBIGUOUS = frozenset("inc ltd co corp llc plc gmbh jr sr etc al bros ave blvd rd a.m p.m am pm ph.d u.s u.k e.u".split())
-_STARTERS = frozenset(
-    "A After All Although An And Any Are As At Because Before Both But By Can Do Does Each Either Every For From He "
-    "Here How However I If In Is It Its Most My No None Not On Once One Only Or Other Our Please See She Since So Some "
-    "Such Than Thank That The Their Then There These They This Those To Under Unless Until Use Users We What When Where "
-    "Which While Who Why With Without Yes You Your".split()
+_AMBIGUOUS = _words(
+    "inc ltd co corp llc plc gmbh jr sr etc al bros ave blvd rd st mt gen col lt rev dept est min max avg incl excl",
+    "resp a.m p.m ph.d u.s u.k e.u",
+)
+_STARTERS = _words(
+    "A After All Although An And Any Are As At Because Before Both But By Can Do Does Each Either Every For From He",
+    "Here How However I If In Is It Its Most My No None Not On Once One Only Or Other Our Please See She Since So",
+    "Some Such Thank That The Their Then There These They This Those To Under Unless Until Use Users We What When",
+    "Where Which While Who Why With Without Yes You Your",
 )
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 # "Yes." and "Note!" say nothing alone: they stay with what follows.
@@ -56,7 +65,10 @@ def sentence_ranges(text: str, whole: Sequence[Range] = (), run_in: int = 0) -> 
     """
     starts = [0]
     begun = frozenset(start for start, _ in whole)
+    after = 0
     for end in _stops(text, whole, run_in):
+        if end < after:
+            continue
         after = _skip_space(text, end)
         if after < len(text) and not _goes_on(text, starts[-1], end, after, code=after in begun):
             starts.append(after)

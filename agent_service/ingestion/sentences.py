@@ -35,6 +35,8 @@ _MAX_LEAD = 160
 _LISTS = frozenset(("bullet_list", "ordered_list"))
 # Before the words of a paragraph: a task's box, an alert's kind, the name of a footnote.
 _MARK = re.compile(r"\[[ xX]\][ \t]+|\[![A-Za-z]+\]\s*|\[\^[^\]\s]{1,64}\]:\s*")
+# "one, two, and three" as a list: what joins an item to the next is not part of it.
+_SEPARATOR_OF_ITEMS = re.compile(r"(?<=\w)(?:[,;](?: (?:and|or))?)$")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
@@ -107,12 +109,15 @@ class _Reader:
         whole = item and len(made.text) <= _MAX_ITEM
         ranges = sentence_ranges(made.text, [(0, len(made.text))] if whole else made.whole, made.run_in)
         found = list(self._quotes(content, made, ranges, begin))
+        if item and found:
+            found[-1] = replace(found[-1], text=_SEPARATOR_OF_ITEMS.sub("", found[-1].text))
         if lead and found:
             found[0] = replace(found[0], text=f"{lead} {found[0].text}", lead=lead)
         return found
 
     def _list(self, node: SyntaxTreeNode, opening: Quote | None) -> list[Quote]:
-        lead = opening.text.removesuffix(":") + ":" if opening else ""
+        lead = opening.text if opening else ""
+        lead += ":" if lead and not lead.endswith((":", "?")) else ""
         return [quote for item in node.children for quote in self.blocks(item.children, lead, item=True)]
 
     def _table(self, node: SyntaxTreeNode) -> Iterator[Quote]:
@@ -125,7 +130,9 @@ class _Reader:
             # A row never begins with ">": it would have ended the table.
             start = self._outline.line_start(line) + len(text) - len(text.lstrip(" \t>"))
             words = _row(header, self._cells(row))
-            yield from self._bounded(start, self._outline.line_start(line) + len(text.rstrip()), words, header if index else ())
+            yield from self._bounded(
+                start, self._outline.line_start(line) + len(text.rstrip()), words, header if index else ()
+            )
 
     def _cells(self, row: SyntaxTreeNode) -> list[str]:
         contents = (cell.children[0].content for cell in row.children)
@@ -148,7 +155,9 @@ class _Reader:
             end = len(text) if b == len(made.text) else made.at[b] if made.text[b].isspace() else made.at[b - 1] + 1
             part = text[begin:end]
             begin, end = begin + len(part) - len(part.lstrip()), begin + len(part.rstrip())
-            yield from self._bounded(content.source(begin), content.source(end - 1) + 1, " ".join(made.text[a:b].split()))
+            yield from self._bounded(
+                content.source(begin), content.source(end - 1) + 1, " ".join(made.text[a:b].split())
+            )
 
     def _bounded(self, start: int, end: int, text: str, header: Sequence[str] = ()) -> Iterator[Quote]:
         """One quote; several, in the words of the document, where it is too long for one."""
@@ -161,10 +170,10 @@ class _Reader:
 
 
 def _opening(own: Sequence[Quote], *, item: bool) -> Quote | None:
-    """The quote that introduces a list right behind it: it ends with a colon, or is an item without a full stop."""
+    """The quote that introduces a list right behind it: a question, words with a colon, an item without a full stop."""
     if not own or len(own[-1].text) > _MAX_LEAD:
         return None
-    introduces = own[-1].text.endswith(":") or (item and len(own) == 1 and own[0].text[-1] not in ".!?…")
+    introduces = own[-1].text.endswith((":", "?")) or (item and len(own) == 1 and own[0].text[-1] not in ".!…")
     return own[-1] if introduces else None
 
 
@@ -181,7 +190,7 @@ def _row(header: Sequence[str], cells: Sequence[str]) -> str:
     named = [f"{name}: {cell}" if name else cell for name, cell in zip(header, cells, strict=True) if cell]
     if header[0] or not cells[0] or len(named) == 1:
         return "; ".join(named)
-    return f"{named[0]} – {'; '.join(named[1:])}"
+    return f"{named[0]} \N{EN DASH} {'; '.join(named[1:])}"
 
 
 def _code_ranges(text: str) -> Iterator[Range]:

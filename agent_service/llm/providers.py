@@ -2,12 +2,23 @@
 
 from collections.abc import Callable
 
-from agents import Model, ModelProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
+from agents import (
+    Model,
+    ModelProvider,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    set_tracing_disabled,
+)
 from openai import AsyncOpenAI, Timeout
 
 from agent_service.llm.extractive import MODEL_NAME, ExtractiveModel
 from agent_service.llm.streaming import StreamToSink
 from agent_service.ports import Briefing, EvidenceRouter, SentenceSelector, TokenSink
+
+
+def never_trace() -> None:
+    """Switch the SDK's tracing off for the process: with a key set it would upload prompts and answers."""
+    set_tracing_disabled(True)
 
 
 class OfflineProvider(ModelProvider):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agent_service.errors import CollectionNotReadyError
 from agent_service.ports import TermEncoder, VectorStore
 from agent_service.retrieval.search import Searcher
-from agent_service.retrieval.support import ANSWERABLE, SupportCheck, TermWeights
+from agent_service.retrieval.support import ANSWERABLE, SupportCheck, TermWeights, leans_back
 from agent_service.types import AgentName, CollectionName, Question, ScoredPassage, SearchQuery, TermId
 
 PROBES = 3
@@ -18,6 +18,9 @@ DESCRIPTION_SHARE = 0.1
 
 LOYALTY = 0.15
 """By how much another specialist's evidence must exceed that of the one who holds the conversation."""
+
+FOLLOW_UP_LOYALTY = 0.45
+"""The same for a question that leans on the message before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class SupportRouter:
     async def route(self, question: Question, current: AgentName) -> AgentName | None:
         """See `EvidenceRouter.route`."""
         holds = any(specialist.name == current for specialist in self._specialists)
-        terms = self._encoder.terms(question.text)
+        terms = self._support.subject_terms(question.text)
         if not terms:  # "And why?" changes no subject
             return current if holds else None
         collections = tuple(dict.fromkeys(c for s in self._specialists for c in s.collections))
@@ -64,7 +67,7 @@ class SupportRouter:
             specialist.name: self._evidence(specialist, hits, weights, best_score)
             for specialist, hits in zip(self._specialists, probes, strict=True)
         }
-        return _choose(evidence, current)
+        return _choose(evidence, current, FOLLOW_UP_LOYALTY if leans_back(question) else LOYALTY)
 
     async def _probe(
         self, question: Question, terms: tuple[TermId, ...], specialist: Specialist
@@ -86,9 +89,9 @@ class SupportRouter:
         return support * (0.5 + 0.5 * hits[0].score / best_score) + DESCRIPTION_SHARE * described
 
 
-def _choose(evidence: dict[AgentName, float], current: AgentName) -> AgentName | None:
+def _choose(evidence: dict[AgentName, float], current: AgentName, loyalty: float) -> AgentName | None:
     best = max(evidence, key=lambda name: evidence[name], default=None)
     if current in evidence:
-        challenged = best is not None and evidence[best] > evidence[current] + LOYALTY
+        challenged = best is not None and evidence[best] > evidence[current] + loyalty
         return best if challenged else current
     return best if best is not None and evidence[best] > 0 else None

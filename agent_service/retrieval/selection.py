@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from agent_service.ports import TermEncoder
-from agent_service.retrieval.support import ANSWERABLE, SupportCheck, TermWeights
+from agent_service.retrieval.support import ANSWERABLE, SupportCheck, TermWeights, stated_support
 from agent_service.types import Question, Sentence, Source, SupportedSentence, TermId
 
-HEADING_SHARE = 0.5
-"""What a question's term is worth where only the heading or title above a sentence has it."""
-
-RUNNER_UP = 0.6
+RUNNER_UP = 0.7
 """A further sentence is quoted from this share of the best one's score on; below, it is rather beside the point."""
 
 ASKS_FOR_A_FIGURE = re.compile(
@@ -66,11 +63,10 @@ class SentenceRanker:
                 if section < ANSWERABLE:
                     continue
                 for sentence, terms in said:
-                    own = weights.support(terms)
-                    if not own:
+                    stated = stated_support(weights, terms, above)
+                    if not stated:
                         continue
-                    inherited = weights.support(terms | above) - own
-                    score = (own + HEADING_SHARE * inherited) * (0.5 + 0.5 * section)
+                    score = stated * (0.5 + 0.5 * section)
                     if wants_figure and FIGURE.search(sentence.text):
                         score *= FIGURE_BONUS
                     yield _Candidate(source, sentence, terms, score)

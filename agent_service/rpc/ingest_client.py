@@ -1,6 +1,7 @@
 """Streams documents to a serving agent: the client side of IngestDocuments and Search for the command line."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from agent_service.types import SourceDocument
 CONNECT_S = 2.0
 DOCUMENT_S = 60.0
 """Longest wait for the answer to one document."""
+
+SEARCH_S = 15.0
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
@@ -36,8 +39,8 @@ class IngestReport:
     problem: str = ""
 
 
-class IngestFailedError(Exception):
-    """The serving agent ended the ingestion. The message names its reason; what was reported before is durable."""
+class CallFailedError(Exception):
+    """The serving agent ended the call. The message names its reason; documents reported before are durable."""
 
 
 async def serving(target: str) -> bool:
@@ -62,26 +65,58 @@ async def ingest_remotely(
         report: called for each, in order, when it is durable or rejected.
 
     Raises:
-        IngestFailedError: the agent ended the call, or did not answer in time.
+        CallFailedError: the agent ended the call, or did not answer in time.
     """
     options = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ]
     async with grpc.aio.insecure_channel(target, options=options) as channel:
-        stub = pb_grpc.KnowledgeServiceStub(channel)
+        call: Any = pb_grpc.KnowledgeServiceStub(channel).IngestDocuments()
         try:
             for document in documents:
-                # A call per document costs a millisecond and gives each its own time limit.
-                request = pb.IngestDocumentsRequest(document=document_to_proto(document))
-                async for answer in stub.IngestDocuments(_once(request), timeout=DOCUMENT_S):
-                    report(_report(answer))
+                async with asyncio.timeout(DOCUMENT_S):
+                    await call.write(pb.IngestDocumentsRequest(document=document_to_proto(document)))
+                    answer = await call.read()
+                if answer is grpc.aio.EOF:
+                    break
+                report(_report(answer))
+            await call.done_writing()
+            async with asyncio.timeout(DOCUMENT_S):
+                # The status of the call, which is where an agent says why it ended early.
+                await call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as err:
+            raise CallFailedError(f"{(await call.code()).name}: {await call.details()}") from err
+        except TimeoutError as err:
+            raise CallFailedError(f"no answer within {DOCUMENT_S:.0f} s") from err
+        finally:
+            call.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A passage found. `score`: larger is better."""
+
+    uri: str
+    title: str
+    heading: str
+    score: float
+    text: str
+
+
+async def search_remotely(target: str, query: str, top_k: int) -> list[SearchHit]:
+    """The best passages for a query, best first, from the agent at `target`.
+
+    Raises:
+        CallFailedError: the agent refused the search, or did not answer in time.
+    """
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub = pb_grpc.KnowledgeServiceStub(channel)
+        try:
+            reply = await stub.Search(pb.SearchRequest(query=query, top_k=top_k), timeout=SEARCH_S)
         except grpc.aio.AioRpcError as err:
-            raise IngestFailedError(f"{err.code().name}: {err.details()}") from err
-
-
-async def _once(request: pb.IngestDocumentsRequest) -> AsyncIterator[pb.IngestDocumentsRequest]:
-    yield request
+            raise CallFailedError(f"{err.code().name}: {err.details()}") from err
+    return [SearchHit(p.uri, p.title, p.heading, p.score, p.text) for p in reply.passages]
 
 
 def _report(answer: pb.IngestDocumentsResponse) -> IngestReport:

@@ -16,6 +16,7 @@ from agent_service.types import (
     Strategy,
     Token,
     TurnRequest,
+    Usage,
 )
 
 
@@ -32,6 +33,7 @@ class TurnDesk:
         self.context: Context | None = None
         self.stages: list[Stage] = []
         self.special_outcome: Outcome | None = None
+        self.usage = Usage()
         self.clock = clock
         self._question = Question(request.message, request.previous_user_message, request.caller)
         self._events = events
@@ -86,6 +88,15 @@ class TurnDesk:
         self._events.emit(AgentSelected(self.agent, self.strategy))
         if self.sources:
             self._events.emit(Sources(self.sources))
+
+    def count(self, usage: Usage) -> None:
+        """Add a model call's tokens."""
+        self.usage = Usage(
+            requests=self.usage.requests + usage.requests,
+            input_tokens=self.usage.input_tokens + usage.input_tokens,
+            cached_input_tokens=self.usage.cached_input_tokens + usage.cached_input_tokens,
+            output_tokens=self.usage.output_tokens + usage.output_tokens,
+        )
 
     def stage(self, name: str, started: float, *, tokens: int = 0) -> None:
         """Note a stage that began at `started` (of `clock`) and ends now."""

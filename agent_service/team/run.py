@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from agents import Agent, ModelProvider, ModelResponse, ModelSettings, RunConfig, RunContextWrapper, RunHooks, Runner
-from agents.exceptions import AgentsException
+from agents.exceptions import AgentsException, ModelRefusalError
 from agents.items import TResponseInputItem
 from agents.run_config import CallModelData, ModelInputData
 
@@ -83,32 +83,26 @@ class TeamAnswerer:
         start = self._start(request)
         self._within_window(request, self._specs(start))
         items = conversation(request.history, request.message)
-        hooks = _StageHooks(desk)
         try:
-            result = await Runner.run(
+            await Runner.run(
                 start,
                 items,
                 context=desk,
                 max_turns=MAX_MODEL_CALLS,
-                hooks=hooks,
+                hooks=_ModelCallHooks(desk),
                 run_config=RunConfig(
                     model_provider=self._models.for_turn(desk, desk),
-                    model_settings=_limits(request),
+                    model_settings=_limits(request, self._specs(start)),
                     tracing_disabled=True,
                     call_model_input_filter=self._brief,
                 ),
             )
+        except ModelRefusalError:
+            desk.ended(Outcome.REFUSED)
         except AgentsException as err:
             raise ModelFailedError("the model did not come to an answer") from err
         desk.announce()
-        counted = result.context_wrapper.usage
-        usage = Usage(
-            requests=counted.requests,
-            input_tokens=counted.input_tokens,
-            cached_input_tokens=counted.input_tokens_details.cached_tokens or 0,
-            output_tokens=counted.output_tokens,
-        )
-        await self._complete(desk, usage, events)
+        await self._complete(desk, events)
 
     def _start(self, request: TurnRequest) -> Agent[TurnDesk]:
         if request.agent is not None:
@@ -159,7 +153,7 @@ class TeamAnswerer:
         desk.take_over(spec.agent, await strategy.gather(desk.question, spec.reads, cached))
         desk.stage("retrieval", started)
 
-    async def _complete(self, desk: TurnDesk, usage: Usage, events: EventSink) -> None:
+    async def _complete(self, desk: TurnDesk, events: EventSink) -> None:
         started = self._clock()
         checked = await self._citations.check(desk.answer, desk.sources, desk.request.caller)
         desk.stage("citations", started)
@@ -173,15 +167,15 @@ class TeamAnswerer:
                 agent=desk.agent,
                 strategy=desk.strategy,
                 citations=checked.citations,
-                usage=usage,
+                usage=desk.usage,
                 trace=_trace(desk, checked),
                 state=State(keeper, cached),
             )
         )
 
 
-class _StageHooks(RunHooks[TurnDesk]):
-    """Times the model calls; the SDK calls it inline and in order."""
+class _ModelCallHooks(RunHooks[TurnDesk]):
+    """Times and counts the model calls; the SDK calls it inline and in order."""
 
     def __init__(self, desk: TurnDesk) -> None:
         self._desk = desk
@@ -202,11 +196,23 @@ class _StageHooks(RunHooks[TurnDesk]):
         agent: Agent[TurnDesk],  # noqa: ARG002
         response: ModelResponse,
     ) -> None:
-        self._desk.stage("model", self._started, tokens=response.usage.total_tokens)
+        counted = response.usage
+        self._desk.stage("model", self._started, tokens=counted.total_tokens)
+        self._desk.count(
+            Usage(
+                requests=1,
+                input_tokens=counted.input_tokens,
+                cached_input_tokens=counted.input_tokens_details.cached_tokens or 0,
+                output_tokens=counted.output_tokens,
+            )
+        )
 
 
-def _limits(request: TurnRequest) -> ModelSettings | None:
-    return ModelSettings(max_tokens=request.max_output_tokens) if request.max_output_tokens else None
+def _limits(request: TurnRequest, spec: AgentSpec) -> ModelSettings | None:
+    """What the caller allows, within what the first agent may; None: each agent's own limit."""
+    if request.max_output_tokens is None:
+        return None
+    return ModelSettings(max_tokens=min(request.max_output_tokens, spec.max_output_tokens))
 
 
 def _outcome(desk: TurnDesk, checked: CheckedCitations) -> Outcome:

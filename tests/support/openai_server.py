@@ -227,9 +227,8 @@ class ScriptedOpenAI:
             if request.stream:
                 return await self._stream(http, request, reply)
         except (asyncio.CancelledError, ConnectionError):
-            if not self._closing.is_set():
-                self.disconnects += 1
-                self._notify()
+            self.disconnects += 1
+            self._notify()
             raise
         whole = json.dumps((_chat_whole if _is_chat(request) else _response)(request, reply))
         if reply.kind in ("malformed", "truncated"):

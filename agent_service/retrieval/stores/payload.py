@@ -29,11 +29,11 @@ from agent_service.types import (
 
 Payload = dict[str, Any]
 
-COLLECTION: Final = "answerdesk"
 SPARSE: Final = "bm25"
 DENSE: Final = "dense"
 FORMAT: Final = 1
 """Of payloads, vectors and term weights. Raise it when an older directory or server cannot be read or searched."""
+COLLECTION: Final = f"answerdesk_{FORMAT}"
 
 PASSAGE: Final = "passage"
 DOCUMENT: Final = "document"

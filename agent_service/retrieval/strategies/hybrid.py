@@ -30,7 +30,7 @@ class HybridStrategy:
         kept = await self._reread(question, collections, cached)
         if kept:
             weights = await self._support.weigh(question, collections)
-            support = max(weights.support(self._support.passage_terms(hit.passage)) for hit in kept)
+            support = max(self._support.best_statement(weights, hit.passage) for hit in kept)
             if support >= STILL_SUPPORTED or not weights.total:
                 return Context(
                     strategy=Strategy.HYBRID,

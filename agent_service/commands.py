@@ -1,0 +1,170 @@
+"""The commands of `python -m agent_service`, each from parsed arguments to an exit code."""
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from agent_service.errors import InvalidRequestError, StartupError
+from agent_service.ingestion.load import Found, find_documents, read_documents
+from agent_service.ingestion.pipeline import IngestPipeline
+from agent_service.rpc.ingest_client import (
+    CallFailedError,
+    IngestReport,
+    SearchHit,
+    ingest_remotely,
+    search_remotely,
+    serving,
+)
+from agent_service.rpc.interceptors import LOCAL
+from agent_service.server import serve
+from agent_service.settings import Settings
+from agent_service.team.spec import DEFAULT_ROSTER, load_roster
+from agent_service.types import Access, CollectionName, Question, SourceDocument
+from agent_service.wiring import open_pipeline, open_store, wire
+
+SHOWN_PROBLEMS = 20
+"""Problems printed one by one; beyond, their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What documents to load, and for whom. `collection` None: named by the folder."""
+
+    paths: Sequence[Path]
+    collection: CollectionName | None = None
+    access: Access = field(default_factory=lambda: Access(LOCAL.tenant))
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts what became of the documents, and shows it."""
+
+    found: Sequence[Found]
+    progress: Progress
+    task: TaskID
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def report(self, report: IngestReport) -> None:
+        """Count one document."""
+        self.counts[report.status] += 1
+        if report.problem:
+            self.problems.append(f"{report.uri}: {report.problem}")
+        self.progress.update(self.task, advance=1, description=report.uri[-40:])
+
+    def readable(self, access: Access) -> Iterator[SourceDocument]:
+        """The documents in the files, read one by one; what cannot be read is counted and passed over."""
+        return read_documents(
+            self.found, access, lambda file, why: self.report(IngestReport(file.uri, "unreadable", problem=why))
+        )
+
+    def close(self) -> int:
+        """Say how many became what. Returns the exit code: 1 where something failed."""
+        counted = ", ".join(f"{number} {status}" for status, number in sorted(self.counts.items()))
+        for problem in self.problems[:SHOWN_PROBLEMS]:
+            print(problem, file=sys.stderr)  # noqa: T201
+        if (more := len(self.problems) - SHOWN_PROBLEMS) > 0:
+            print(f"... and {more} more", file=sys.stderr)  # noqa: T201
+        print(f"{self.counts.total()} documents: {counted or 'nothing to do'}", file=sys.stderr)  # noqa: T201
+        return 1 if self.problems else 0
+
+
+@contextmanager
+def shown(found: Sequence[Found]) -> Iterator[Tally]:
+    """A progress bar on a terminal, nothing elsewhere; standard output stays free."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Tally(found, progress, progress.add_task("reading", total=len(found)))
+
+
+async def run_server(settings: Settings, load: IngestOptions | None) -> int:
+    """Serve until a signal; documents named are loaded before the service says that it is ready."""
+    store = await open_store(settings)
+    try:
+        parts = wire(settings, store)
+        # What lives from here on lives for ever: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+
+        async def load_documents() -> None:
+            if load is not None:
+                await ingest_here(parts.pipeline, load)
+
+        try:
+            await serve(parts, settings, load_documents)
+        finally:
+            await parts.models.close()
+    finally:
+        await store.close()
+    return 0
+
+
+async def ingest(settings: Settings, options: IngestOptions, target: str | None) -> int:
+    """Stream documents to a serving agent; open the store itself only when none answers. Exit code 1: some failed."""
+    address = target or settings.listen
+    if await serving(address):
+        with shown(find_documents(options.paths, options.collection)) as tally:
+            try:
+                await ingest_remotely(address, tally.readable(options.access), tally.report)
+            except CallFailedError as err:
+                tally.problems.append(str(err))
+        return tally.close()
+    if target is not None:
+        raise StartupError(f"--target {target}: no agent service answers there")
+    store = await open_store(settings)
+    try:
+        return await ingest_here(open_pipeline(store), options)
+    finally:
+        await store.close()
+
+
+async def ingest_here(pipeline: IngestPipeline, options: IngestOptions) -> int:
+    """Ingest into a store of this process. Exit code 1: some documents failed."""
+    with shown(find_documents(options.paths, options.collection)) as tally:
+        for document in tally.readable(options.access):
+            try:
+                done = await pipeline.ingest(document)
+            except InvalidRequestError as err:
+                tally.report(IngestReport(document.uri, "rejected", problem=str(err)))
+            else:
+                tally.report(IngestReport(document.uri, done.status.value, done.document.passages))
+    return tally.close()
+
+
+async def search(settings: Settings, query: str, top_k: int, target: str | None) -> int:
+    """Print the best passages for a query, asked of a serving agent, else of the store itself."""
+    address = target or settings.listen
+    if await serving(address):
+        hits = await search_remotely(address, query, top_k)
+    else:
+        store = await open_store(settings)
+        try:
+            found = await wire(settings, store).searcher.search(Question(query, "", LOCAL), (), top_k)
+        finally:
+            await store.close()
+        hits = [
+            SearchHit(h.passage.uri, h.passage.title, h.passage.heading, h.score, h.passage.text) for h in found.hits
+        ]
+    for hit in hits:
+        heading = f" > {hit.heading}" if hit.heading else ""
+        print(f"{hit.score:6.2f}  {hit.uri}  {hit.title}{heading}\n        {' '.join(hit.text.split())[:160]}")  # noqa: T201
+    if not hits:
+        print("Nothing found.")  # noqa: T201
+    return 0
+
+
+def check_roster(settings: Settings) -> int:
+    """Check the roster and print the team."""
+    roster = load_roster(settings.roster or DEFAULT_ROSTER)
+    for agent in roster.listing(settings.model if settings.provider == "openai" else "offline"):
+        reads = f"{agent.strategy} over {', '.join(agent.collections)}" if agent.strategy else "routes"
+        print(f"{agent.name:<16} {reads:<28} {agent.model:<14} {agent.description}")  # noqa: T201
+    return 0

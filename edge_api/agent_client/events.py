@@ -1,0 +1,100 @@
+"""The words in which the agent service is spoken to and answers, as plain Python.
+
+What a browser sees of an answer (sources, citations, usage, trace) is kept as the JSON object that it becomes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NewType, TypeAlias
+
+TurnId = NewType("TurnId", str)
+JsonObject: TypeAlias = dict[str, Any]
+Role: TypeAlias = Literal["user", "assistant"]
+Health: TypeAlias = Literal["ok", "not_serving", "unreachable", "timeout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message of the conversation so far; `content` has 1 to 32,000 characters."""
+
+    role: Role
+    content: str
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A message with all of its context.
+
+    Attributes:
+        request_id: names the turn, so that sending it again would start nothing new.
+        history: oldest first, without `message`; at most 200 messages and 256,000 characters.
+        agent: ask this one; empty: the service chooses.
+        state: what the previous turn's `Completed` gave, unchanged; empty: a new conversation.
+    """
+
+    request_id: str
+    message: str
+    history: tuple[Said, ...] = ()
+    agent: str = ""
+    state: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The turn exists."""
+
+    sequence: int
+    turn_id: TurnId
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSelected:
+    """Who answers; `strategy` is "rag", "cag", "hybrid" or None."""
+
+    sequence: int
+    agent: str
+    strategy: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesOffered:
+    """The numbered passages offered to the model."""
+
+    sequence: int
+    sources: list[JsonObject]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """A tool call began, ended or failed; `phase` is "started", "completed", "failed" or None."""
+
+    sequence: int
+    name: str
+    call_id: str
+    phase: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAdded:
+    """Text to append."""
+
+    sequence: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The end of a turn that did not fail; `state` goes with the next message, unchanged."""
+
+    sequence: int
+    status: str
+    outcome: str | None
+    agent: str
+    strategy: str | None
+    citations: list[JsonObject]
+    usage: JsonObject
+    trace: JsonObject
+    state: bytes
+
+
+TurnEvent: TypeAlias = Started | AgentSelected | SourcesOffered | ToolCalled | TokenAdded | Completed

@@ -1,0 +1,68 @@
+"""Whether this process lives, and whether it can answer."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from edge_api import __version__
+from edge_api.agent_client.dependencies import Agent
+
+router = APIRouter(tags=["operations"])
+
+
+class Live(BaseModel):
+    """This process runs."""
+
+    status: str = Field(examples=["ok"])
+
+
+class Ready(BaseModel):
+    """Each part: "ok", "not_serving", "unreachable" or "timeout"."""
+
+    status: str = Field(examples=["ok"])
+    checks: dict[str, str] = Field(examples=[{"edge": "ok", "agent": "ok", "knowledge": "ok"}])
+
+
+class Health(Ready):
+    """The same with what operators ask next."""
+
+    version: str
+    uptime_s: float
+
+
+@router.get("/livez", summary="Is the process alive?", response_model=Live)
+async def livez() -> Any:
+    """Always 200 while the process runs; asks nobody else. For liveness probes."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Can it answer?", response_model=Ready, responses={503: {"model": Ready}})
+async def readyz(agent: Agent) -> Any:
+    """200 when questions can be answered, else 503 that names the part which cannot. Takes at most 2 s."""
+    checks = await _checks(agent)
+    if _all_ok(checks):
+        return {"status": "ok", "checks": checks}
+    return JSONResponse({"status": "unavailable", "checks": checks}, status_code=503)
+
+
+@router.get("/health", summary="How is it?", response_model=Health)
+async def health(request: Request, agent: Agent) -> Any:
+    """For people and dashboards: always 200; `status` is "ok" or "degraded"."""
+    checks = await _checks(agent)
+    return {
+        "status": "ok" if _all_ok(checks) else "degraded",
+        "checks": checks,
+        "version": __version__,
+        "uptime_s": round(time.monotonic() - request.app.state.started_s, 3),
+    }
+
+
+async def _checks(agent: Agent) -> dict[str, str]:
+    return {"edge": "ok", **await agent.health()}
+
+
+def _all_ok(checks: dict[str, str]) -> bool:
+    return set(checks.values()) == {"ok"}

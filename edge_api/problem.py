@@ -1,0 +1,266 @@
+"""From what went wrong to `application/problem+json` (RFC 9457): the only tables that know HTTP codes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from edge_api.errors import (
+    ClientLeftError,
+    ConflictingIdsError,
+    EdgeError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    ShuttingDownError,
+    TurnRunningError,
+    UnsupportedMediaTypeError,
+    UpstreamError,
+)
+from edge_api.telemetry import request_id_var
+
+MEDIA_TYPE = "application/problem+json"
+# When an unreachable agent is worth another try: it is looked for every two seconds.
+RETRY_AFTER_S = 3
+MAX_RETRY_AFTER_S = 3_600
+MAX_FIELD_ERRORS = 20
+MAX_FIELD_CHARACTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem. `detail` None: the error's own text is fit for the caller."""
+
+    status: int
+    code: str
+    title: str
+    detail: str | None = None
+    retryable: bool = False
+
+
+_BROKEN = "The agent service could not answer. Its operators find the cause under this request id."
+AGENT_FAILED = Kind(502, "agent_failed", "The agent service failed", _BROKEN)
+AGENT_REFUSED = Kind(502, "agent_refused", "The agent service refused this edge", _BROKEN)
+AGENT_UNAVAILABLE = Kind(
+    503, "agent_unavailable", "The agent service is unreachable", "Try again after the stated time.", retryable=True
+)
+DEADLINE_EXCEEDED = Kind(
+    504, "deadline_exceeded", "The answer took too long", "The time for this answer is up.", retryable=True
+)
+INTERNAL = Kind(500, "internal", "Internal error", "This edge failed. Its log has the cause under this request id.")
+INVALID_REQUEST = Kind(422, "invalid_request", "The request is not valid")
+MALFORMED_JSON = Kind(422, "malformed_json", "The body is not JSON", "The body could not be read as JSON.")
+
+
+def _busy(code: str, title: str) -> Kind:
+    return Kind(503, code, title, "Try again after the stated time.", retryable=True)
+
+
+REASONS: Mapping[str, Kind] = {
+    "UNSPECIFIED": AGENT_FAILED,
+    "INVALID_REQUEST": INVALID_REQUEST,
+    "BUDGET_EXCEEDED": Kind(422, "budget_exceeded", "The conversation is too long for this agent"),
+    "UNKNOWN_AGENT": Kind(404, "unknown_agent", "No such agent"),
+    "UNKNOWN_DOCUMENT": Kind(404, "unknown_document", "No such document"),
+    "UNKNOWN_COLLECTION": Kind(404, "unknown_collection", "No such collection"),
+    "UNKNOWN_TURN": Kind(404, "unknown_turn", "No such turn"),
+    "COLLECTION_NOT_READY": Kind(409, "collection_not_ready", "The collection holds no documents yet"),
+    "TURN_RUNNING": Kind(409, "turn_running", "A turn is running", retryable=True),
+    "INGEST_CONFLICT": Kind(409, "ingest_conflict", "The document is being written", retryable=True),
+    "REQUEST_ID_REUSED": Kind(422, "request_id_reused", "The request id stands for another request"),
+    "SEQUENCE_EXPIRED": Kind(410, "sequence_expired", "That part of the turn is no longer kept"),
+    "RETRIEVAL_UNAVAILABLE": _busy("retrieval_unavailable", "The document store is unreachable"),
+    "MODEL_UNAVAILABLE": _busy("model_unavailable", "The model is unreachable"),
+    "MODEL_RATE_LIMITED": _busy("model_rate_limited", "The model's provider limits our requests"),
+    "MODEL_FAILED": Kind(502, "model_failed", "The model failed", _BROKEN, retryable=True),
+    "OVERLOADED": _busy("overloaded", "Too many answers are being made"),
+    "DRAINING": _busy("draining", "The agent service is restarting"),
+    "DEADLINE_EXCEEDED": DEADLINE_EXCEEDED,
+    # Never the codes of a user's own login: a page would log its user out for a fault between our services.
+    "UNAUTHENTICATED": AGENT_REFUSED,
+    "PERMISSION_DENIED": AGENT_REFUSED,
+    "INTERNAL": Kind(502, "internal", "The agent service failed", _BROKEN),
+}
+"""By `ErrorInfo.reason`: answerdesk.v1.ErrorReason without its prefix. A test holds it total."""
+
+CODES: Mapping[str, Kind] = {
+    # More calls than gRPC can take are refused as CANCELLED.
+    "CANCELLED": AGENT_UNAVAILABLE,
+    "UNAVAILABLE": AGENT_UNAVAILABLE,
+    "DEADLINE_EXCEEDED": DEADLINE_EXCEEDED,
+    "UNAUTHENTICATED": AGENT_REFUSED,
+    "PERMISSION_DENIED": AGENT_REFUSED,
+}
+"""By gRPC status, where no reason of ours came with it; all others are AGENT_FAILED."""
+
+OWN: Mapping[type[EdgeError], Kind] = {
+    SessionNotFoundError: Kind(404, "session_not_found", "No such session"),
+    SessionExpiredError: Kind(404, "session_expired", "The session has expired"),
+    TurnRunningError: REASONS["TURN_RUNNING"],
+    ConflictingIdsError: INVALID_REQUEST,
+    UnsupportedMediaTypeError: Kind(415, "unsupported_media_type", "The body must be JSON"),
+    ClientLeftError: Kind(499, "client_left", "The client closed the connection"),
+    ShuttingDownError: _busy("shutting_down", "This edge is stopping"),
+}
+"""The edge's own errors. A test holds it total."""
+
+HTTP: Mapping[int, Kind] = {
+    # FastAPI's word for a body that is no text, or nested too deeply.
+    400: MALFORMED_JSON,
+    404: Kind(404, "not_found", "Not found", "There is nothing at this path."),
+    405: Kind(405, "method_not_allowed", "Method not allowed", "The Allow header lists what this path takes."),
+    413: Kind(413, "body_too_large", "The body is too large", "The body exceeds this edge's limit."),
+}
+"""What the framework raises by itself."""
+
+_DOCUMENTED: Mapping[int, str] = {
+    404: "No such thing, or an expired session",
+    409: "A turn is running, or nothing was ingested yet",
+    413: "The body is too large",
+    415: "The body is not JSON",
+    422: "The request is not valid",
+    502: "The model or the agent service failed",
+    503: "The agent service or the model is unreachable or overloaded; see `Retry-After`",
+    504: "The answer took too long",
+}
+
+
+class FieldError(BaseModel):
+    """A field of the request and what is wrong with it."""
+
+    field: str
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457, with what our clients decide by: `code` is stable, `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+    retry_after: int = Field(default=0, description="Where known: seconds, as in `Retry-After`.")
+    errors: list[FieldError] = Field(default=[], description="Of a 422: what is wrong where.")
+    turn_id: str | None = Field(default=None, description="Of `turn_running`: the running turn, once it has its id.")
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For `responses=` of a route; `app` adds the schema that they name."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    return {status: {"description": _DOCUMENTED[status], "content": content} for status in statuses}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One occurrence of a kind."""
+
+    kind: Kind
+    detail: str
+    retry_after_s: int | None = None
+    errors: Sequence[Mapping[str, str]] = ()
+    extra: Mapping[str, Any] | None = None
+
+    def document(self, instance: str) -> dict[str, Any]:
+        """The problem document, for a body or the data of an `error` event."""
+        document: dict[str, Any] = {
+            "type": f"urn:answerdesk:problem:{self.kind.code}",
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+            "instance": instance,
+            "code": self.kind.code,
+            "request_id": request_id_var.get(),
+            "retryable": self.kind.retryable,
+        }
+        if self.errors:
+            document["errors"] = self.errors
+        if self.retry_after_s is not None:
+            document["retry_after"] = self.retry_after_s
+        return document | dict(self.extra or {})
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an error is to the caller; an unknown one says nothing of itself."""
+    match error:
+        case UpstreamError():
+            return _upstream(error)
+        case TurnRunningError():
+            return _own(error, extra={"turn_id": error.turn_id})
+        case EdgeError():
+            return _own(error)
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException() if error.status_code in HTTP:
+            kind = HTTP[error.status_code]
+            return Problem(kind, kind.detail or "")
+        case _:
+            return Problem(INTERNAL, INTERNAL.detail or "")
+
+
+def _own(error: EdgeError, extra: Mapping[str, Any] | None = None) -> Problem:
+    kind = OWN[type(error)]
+    return Problem(kind, kind.detail or str(error), _retry_after_s(kind, None), extra=extra)
+
+
+def _upstream(error: UpstreamError) -> Problem:
+    kind = REASONS.get(error.reason) or CODES.get(error.code, AGENT_FAILED)
+    errors = [_field_error(field, text) for field, text in error.field_violations[:MAX_FIELD_ERRORS]]
+    detail = kind.detail if kind.detail is not None else error.message
+    return Problem(kind, detail, _retry_after_s(kind, error.retry_after_s), errors if kind.detail is None else ())
+
+
+def _retry_after_s(kind: Kind, asked_s: float | None) -> int | None:
+    """Whole seconds, rounded up, so that nobody comes back too early."""
+    if kind.status != 503:
+        return None
+    return RETRY_AFTER_S if asked_s is None else min(MAX_RETRY_AFTER_S, max(1, math.ceil(asked_s)))
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    found = error.errors()
+    if found and found[0]["type"] == "json_invalid":
+        position = found[0]["loc"][-1]
+        return Problem(MALFORMED_JSON, f"The body could not be read as JSON: mistake at character {position}.")
+    errors = [_field_error(_field(each["loc"]), _text(each)) for each in found[:MAX_FIELD_ERRORS]]
+    return Problem(INVALID_REQUEST, "; ".join(f"{each['field']}: {each['detail']}" for each in errors), errors=errors)
+
+
+def _field(loc: Sequence[object]) -> str:
+    """Where the mistake is, without "body", "query" or "path" in front."""
+    return ".".join(str(part) for part in loc[1:]) or str(loc[0])
+
+
+def _text(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not a field of this request"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _field_error(field: str, detail: str) -> Mapping[str, str]:
+    # A client's own field name comes back to it; it may be long, and hold half a surrogate pair.
+    shown = field[:MAX_FIELD_CHARACTERS].encode("utf-8", "replace").decode()
+    return {"field": shown, "detail": detail}
+
+
+def problem_response(problem: Problem, *, instance: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The problem as a whole response."""
+    sent = dict(headers or {})
+    if problem.retry_after_s is not None:
+        sent["Retry-After"] = str(problem.retry_after_s)
+    return Response(orjson.dumps(problem.document(instance)), problem.kind.status, sent, MEDIA_TYPE)
+
+
+async def handle(request: Request, error: Exception) -> Response:
+    """FastAPI's exception handler for every error that is foreseen."""
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return problem_response(problem_of(error), instance=request.url.path, headers=headers)

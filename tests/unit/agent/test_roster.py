@@ -1,0 +1,238 @@
+"""The roster: the only description of the team, checked whole before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from agent_service.errors import StartupError
+from agent_service.team.build import build_team
+from agent_service.team.spec import DEFAULT_ROSTER, Roster, load_roster
+from agent_service.types import AgentInfo, AgentName, CollectionName, Strategy
+
+ROUTER = """
+[[agents]]
+name = "router"
+description = "Routes."
+instructions = "router.md"
+hands_off_to = ["billing"]
+"""
+BILLING = """
+[[agents]]
+name = "billing"
+description = "Money."
+instructions = "billing.md"
+collections = ["billing", "shared"]
+strategy = "rag"
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    for name in ("router", "billing"):
+        (folder / f"{name}.md").write_text(f"You are {name}.\n", encoding="utf-8")
+    path = folder / "roster.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def loaded(folder: Path, text: str) -> Roster:
+    return load_roster(written(folder, text))
+
+
+# --- the shipped roster ---
+
+
+def test_the_shipped_roster_loads_with_the_teams_strategies() -> None:
+    roster = load_roster()
+
+    assert roster.entry == "orchestrator"
+    assert {agent.name: agent.strategy for agent in roster.agents} == {
+        "orchestrator": None,
+        "billing": Strategy.HYBRID,
+        "technical": Strategy.RAG,
+        "policy": Strategy.CAG,
+    }
+
+
+def test_every_agent_of_the_shipped_roster_has_a_prompt_and_can_be_routed_to() -> None:
+    roster = load_roster()
+
+    assert set(roster.prompts) == {agent.name for agent in roster.agents}
+    assert all(roster.prompts.values())
+    entry = roster.spec("orchestrator")
+    assert entry is not None
+    assert set(entry.hands_off_to) == {agent.name for agent in roster.specialists}
+
+
+def test_every_specialist_of_the_shipped_roster_has_sample_documents() -> None:
+    samples = DEFAULT_ROSTER.parents[2] / "examples" / "knowledge"
+
+    for collection in load_roster().collections:
+        assert list((samples / collection).glob("*.md")), collection
+
+
+# --- reading ---
+
+
+def test_prompts_are_read_from_beside_the_roster_and_stripped(tmp_path: Path) -> None:
+    roster = loaded(tmp_path, f'entry = "router"\n{ROUTER}{BILLING}')
+
+    assert roster.prompts == {"router": "You are router.", "billing": "You are billing."}
+
+
+def test_an_agent_that_is_left_out_of_a_table_gets_the_defaults(tmp_path: Path) -> None:
+    spec = loaded(tmp_path, f'entry = "billing"\n{BILLING}').spec("billing")
+
+    assert spec is not None
+    assert (spec.budget_tokens, spec.max_output_tokens, spec.model, spec.hands_off_to) == (4000, 2048, None, ())
+
+
+def test_a_team_of_one_is_a_team(tmp_path: Path) -> None:
+    roster = loaded(tmp_path, f'entry = "billing"\n{BILLING}')
+
+    assert [agent.name for agent in roster.specialists] == ["billing"]
+
+
+def test_collections_are_listed_once_in_the_rosters_order(tmp_path: Path) -> None:
+    other = BILLING.replace('name = "billing"', 'name = "tax"').replace('"billing", "shared"', '"tax", "billing"')
+
+    roster = loaded(tmp_path, f'entry = "billing"\n{BILLING}{other}')
+
+    assert roster.collections == ("billing", "shared", "tax")
+
+
+def test_an_agent_that_is_not_there_has_no_spec(tmp_path: Path) -> None:
+    assert loaded(tmp_path, f'entry = "billing"\n{BILLING}').spec("nobody") is None
+
+
+# --- listing ---
+
+
+def test_the_listing_begins_with_the_entry_and_keeps_the_rosters_order(tmp_path: Path) -> None:
+    tax = BILLING.replace('name = "billing"', 'name = "tax"')
+
+    roster = loaded(tmp_path, f'entry = "router"\n{BILLING}{tax}{ROUTER}')
+
+    assert [agent.name for agent in roster.listing("m")] == ["router", "billing", "tax"]
+
+
+def test_the_listing_says_what_callers_may_know(tmp_path: Path) -> None:
+    named = BILLING.replace('strategy = "rag"', 'strategy = "rag"\nmodel = "large"')
+
+    router, billing = loaded(tmp_path, f'entry = "router"\n{ROUTER}{named}').listing("small")
+
+    assert router == AgentInfo(AgentName("router"), "Routes.", None, "small", (), entry=True)
+    assert billing == AgentInfo(
+        AgentName("billing"), "Money.", Strategy.RAG, "large", (CollectionName("billing"), CollectionName("shared"))
+    )
+
+
+# --- broken rules ---
+
+ENTRY = 'entry = "billing"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('entry = "ghost"\n' + BILLING, "ghost"),
+        (ENTRY + BILLING + 'hands_off_to = ["phantom"]', "phantom"),
+        (ENTRY + BILLING + BILLING, "defined twice.*billing"),
+        (ENTRY + BILLING.replace('strategy = "rag"', ""), "billing.*collections and strategy go together"),
+        (ENTRY + BILLING.replace('collections = ["billing", "shared"]', ""), "collections and strategy go together"),
+        (ENTRY + BILLING.replace('"rag"', '"magic"'), "strategy.*'rag', 'cag' or 'hybrid'"),
+        (ENTRY + BILLING.replace('name = "billing"', 'name = "Billing Team"'), "name"),
+        (ENTRY + BILLING.replace('"Money."', '""'), "description"),
+        (ENTRY + BILLING.replace('description = "Money."\n', ""), "description.*required"),
+        (ENTRY + BILLING.replace('"billing", "shared"', '"not a collection"'), "collections"),
+        (ENTRY + BILLING + "budget_tokens = 1", "budget_tokens"),
+        (ENTRY + BILLING + "max_input_tokens = 1", "max_input_tokens"),
+        (ENTRY + BILLING + "max_output_tokens = 32769", "max_output_tokens"),
+        (ENTRY + BILLING + 'stratgey = "rag"', "stratgey"),
+        (ENTRY + 'leader = "billing"\n' + BILLING, "leader"),
+        (BILLING, "entry"),
+        (ENTRY, "agents"),
+        (ENTRY + "agents = []", "agents"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "\n" not in value else "",
+)
+def test_a_broken_rule_is_a_start_up_error_that_names_it(tmp_path: Path, text: str, named: str) -> None:
+    path = written(tmp_path, text)
+
+    with pytest.raises(StartupError, match=f"(?s){named}") as caught:
+        load_roster(path)
+
+    assert "AGENT_ROSTER" in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_malformed_toml_is_a_start_up_error_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="line 1"):
+        loaded(tmp_path, "entry = \nagents = []")
+
+
+def test_a_missing_roster_is_a_start_up_error(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="AGENT_ROSTER.*absent.toml"):
+        load_roster(tmp_path / "absent.toml")
+
+
+def test_a_missing_prompt_is_a_start_up_error_that_names_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, ENTRY + BILLING)
+    (tmp_path / "billing.md").unlink()
+
+    with pytest.raises(StartupError, match=r"billing\.md"):
+        load_roster(path)
+
+
+def test_a_roster_that_is_not_utf_8_is_a_start_up_error(tmp_path: Path) -> None:
+    path = tmp_path / "roster.toml"
+    path.write_bytes('entry = "möbel"'.encode("latin-1"))
+
+    with pytest.raises(StartupError, match=r"roster\.toml"):
+        load_roster(path)
+
+
+def test_a_prompt_that_is_not_utf_8_is_a_start_up_error(tmp_path: Path) -> None:
+    path = written(tmp_path, ENTRY + BILLING)
+    (tmp_path / "billing.md").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(StartupError, match="AGENT_ROSTER"):
+        load_roster(path)
+
+
+# --- the team built from it ---
+
+
+def test_an_agent_asked_directly_has_no_hand_offs_unless_it_has_no_documents() -> None:
+    team = build_team(load_roster())
+
+    assert {name: len(agent.handoffs) for name, agent in team.routed.items()} == {
+        "orchestrator": 3,
+        "billing": 2,
+        "technical": 2,
+        "policy": 2,
+    }
+    assert {name: len(agent.handoffs) for name, agent in team.direct.items()} == {
+        "orchestrator": 3,
+        "billing": 0,
+        "technical": 0,
+        "policy": 0,
+    }
+
+
+def test_built_agents_carry_their_prompt_limit_and_description(tmp_path: Path) -> None:
+    limited = BILLING + "max_output_tokens = 99\n"
+
+    agent = build_team(loaded(tmp_path, ENTRY + limited)).routed[AgentName("billing")]
+
+    assert (agent.instructions, agent.handoff_description) == ("You are billing.", "Money.")
+    assert agent.model_settings.max_tokens == 99
+    # Without it a server other than OpenAI's reports no usage on a stream.
+    assert agent.model_settings.include_usage
+
+
+def test_hand_offs_may_go_in_circles() -> None:
+    team = build_team(load_roster())
+    billing, technical = team.routed[AgentName("billing")], team.routed[AgentName("technical")]
+
+    assert any(handoff is technical for handoff in billing.handoffs)
+    assert any(handoff is billing for handoff in technical.handoffs)
