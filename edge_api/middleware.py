@@ -54,12 +54,21 @@ class RequestLog:
         finally:
             extra = {
                 "method": scope["method"],
-                "route": getattr(scope.get("route"), "path", None),
+                "route": _route_of(scope),
                 "status": status,
                 "duration_ms": round((time.perf_counter() - started_s) * 1000, 3),
             }
             log.log(logging.WARNING if status >= 500 else logging.INFO, "request", extra=extra)
             request_id_var.reset(token)
+
+
+def _route_of(scope: Scope) -> str | None:
+    """The template that matched; None where none did: the path of such a request may hold anything."""
+    if route := scope.get("route"):
+        path: str = route.path
+        return path
+    # FastAPI's own pages are plain routes: a fixed path, and no template in the scope.
+    return scope["path"] if "endpoint" in scope and not scope["path_params"] else None
 
 
 class Cors(CORSMiddleware):

@@ -43,7 +43,8 @@ def stack_of(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None and len(parts) < MAX_CHAIN:
         kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
-        parts.append("".join([*traceback.format_tb(cause.__traceback__), kind]))
+        places = [f"{each.filename}:{each.lineno} {each.name}" for each in traceback.extract_tb(cause.__traceback__)]
+        parts.append("\n".join([*places, kind]))
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return "\ncaused by\n".join(parts)
 

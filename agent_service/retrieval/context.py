@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agent_service.types import Passage, ScoredPassage, Source, Span
+from agent_service.types import Passage, PassageId, ScoredPassage, Source, Span
 
 CHARACTERS_PER_TOKEN = 4
 """A usual estimate for English prose with common tokenisers; it only has to keep prompts within their budgets."""
@@ -69,10 +69,11 @@ def number(hits: Iterable[ScoredPassage], *, budget_tokens: int) -> tuple[Source
 
 
 def whole(document_parts: Sequence[Passage], text: str) -> Passage:
-    """A document as one passage, with the sentences of all its parts under their own headings."""
+    """A document as one passage under the document's own id, with the sentences of all its parts."""
     first = document_parts[0]
     return replace(
         first,
+        id=PassageId(first.document_id),
         heading="",
         ordinal=0,
         span=Span(0, len(text)),

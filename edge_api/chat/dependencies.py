@@ -29,12 +29,13 @@ class BegunTurn:
     started: Started
 
 
-def require_json(request: Request) -> None:
+async def require_json(request: Request) -> None:
     """Refuse a body that does not say it is JSON: a form could be posted by a page of any origin."""
     header = Message()
     header["content-type"] = request.headers.get("content-type", "")
     subtype = header.get_content_subtype()
-    if header.get_content_maintype() != "application" or not (subtype == "json" or subtype.endswith("+json")):
+    is_json = header.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
+    if not is_json and await request.body():
         raise UnsupportedMediaTypeError("send the body as application/json")
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from agent_service.types import (
     TermId,
 )
 from tests.support.documents import CALLER, COLLECTION, ENCODER, TENANT, Sample, document_id, sample
+from tests.support.folders import quick_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant:UserWarning")
 
@@ -46,23 +47,29 @@ async def server(_folder: Path, dense_size: int | None = None) -> VectorStore:
 STORES = {"memory": memory, "edge": edge, "server": server}
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with quick_folder() as place:
+        yield place
+
+
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorStore]:
-    store = await STORES[request.param](tmp_path)
+async def store(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[VectorStore]:
+    store = await STORES[request.param](folder)
     yield store
     await store.close()
 
 
 @pytest.fixture(params=STORES)
-async def dense_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorStore]:
-    store = await STORES[request.param](tmp_path, 4)
+async def dense_store(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[VectorStore]:
+    store = await STORES[request.param](folder, 4)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def all_stores(tmp_path: Path) -> AsyncIterator[list[VectorStore]]:
-    stores = [await make(tmp_path) for make in STORES.values()]
+async def all_stores(folder: Path) -> AsyncIterator[list[VectorStore]]:
+    stores = [await make(folder) for make in STORES.values()]
     yield stores
     for store in stores:
         await store.close()
@@ -379,7 +386,7 @@ async def test_search_with_dense_vector_keeps_to_the_caller(dense_store: VectorS
     assert await dense_store.search(nothing) == []
 
 
-async def test_search_without_dense_vector_in_a_dense_store_is_bm25(dense_store: VectorStore, tmp_path: Path) -> None:
+async def test_search_without_dense_vector_in_a_dense_store_is_bm25(dense_store: VectorStore) -> None:
     await sample("guide", *TEXTS, dense=DENSE).put(dense_store)
     plain = InMemoryStore()
     await sample("guide", *TEXTS).put(plain)
@@ -619,8 +626,8 @@ async def raw_points(store: VectorStore) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["edge", "server"])
-async def test_delete_and_replacement_leave_nothing_behind(name: str, tmp_path: Path) -> None:
-    store = await STORES[name](tmp_path)
+async def test_delete_and_replacement_leave_nothing_behind(name: str, folder: Path) -> None:
+    store = await STORES[name](folder)
     guide = await sample("guide", "alpha", "beta", "gamma").put(store)
     await sample("guide", "delta", version="2").put(store)
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support.processes import Pair
-from tests.support.sse import Frame, answer_of, parse
+from tests.unit.edge.sse_parser import Event, parse
 
 pytestmark = pytest.mark.e2e
 
@@ -18,11 +18,11 @@ def http(pair: Pair) -> httpx.Client:
     return httpx.Client(base_url=pair.url, timeout=30)
 
 
-def ask(http: httpx.Client, message: str, **body: Any) -> list[Frame]:
+def ask(http: httpx.Client, message: str, **body: Any) -> list[Event]:
     with http.stream("POST", "/chat", json={"message": message, **body}) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
-        return list(parse(response.iter_lines()))
+        return parse("".join(response.iter_text()))
 
 
 def check_citation(http: httpx.Client, citation: dict[str, Any], answer: str) -> None:
@@ -33,6 +33,11 @@ def check_citation(http: httpx.Client, citation: dict[str, Any], answer: str) ->
     assert text[span["start"] : span["end"]] == citation["quote"] != ""
     statement = answer[citation["answer_span"]["start"] : citation["answer_span"]["end"]]
     assert statement.endswith(f"[{citation['marker']}]")
+
+
+def answer_of(frames: list[Event]) -> str:
+    """The text of all `token` events."""
+    return "".join(frame.json["content"] for frame in frames if frame.type == "token")
 
 
 QUESTIONS = [
@@ -48,14 +53,14 @@ def test_a_question_streams_a_cited_answer_from_its_specialist(
 ) -> None:
     frames = ask(http, question)
 
-    kinds = [frame.event for frame in frames]
+    kinds = [frame.type for frame in frames]
     assert kinds[:3] == ["start", "agent", "sources"]
     assert set(kinds[3:-1]) == {"token"}
     assert kinds[-1] == "complete"
     assert [frame.id for frame in frames] == [str(n) for n in range(1, len(frames) + 1)]
-    assert all(f.data["type"] == f.event and f.data["sequence"] == int(f.id or 0) for f in frames)
-    assert (frames[1].data["agent"], frames[1].data["strategy"]) == (agent, strategy)
-    answer, complete = answer_of(frames), frames[-1].data
+    assert all(f.json["type"] == f.type and f.json["sequence"] == int(f.id or 0) for f in frames)
+    assert (frames[1].json["agent"], frames[1].json["strategy"]) == (agent, strategy)
+    answer, complete = answer_of(frames), frames[-1].json
     assert holds in " ".join(answer.split())
     assert (complete["status"], complete["outcome"]) == ("completed", "answered")
     assert complete["citations"]
@@ -65,7 +70,7 @@ def test_a_question_streams_a_cited_answer_from_its_specialist(
 
 
 def test_a_follow_up_by_its_session_is_answered_as_json(http: httpx.Client) -> None:
-    session = ask(http, "What does the Enterprise plan cost?")[0].data["session_id"]
+    session = ask(http, "What does the Enterprise plan cost?")[0].json["session_id"]
 
     reply = http.post(f"/api/chat/{session}", json={"message": "Can I upgrade from the Basic plan?"})
 
@@ -79,28 +84,28 @@ def test_a_follow_up_by_its_session_is_answered_as_json(http: httpx.Client) -> N
 
 
 def test_a_follow_up_in_the_same_session_streams_too(http: httpx.Client) -> None:
-    session = ask(http, "What does the Enterprise plan cost?")[0].data["session_id"]
+    session = ask(http, "What does the Enterprise plan cost?")[0].json["session_id"]
 
     frames = ask(http, "Can I upgrade from the Basic plan?", session_id=session)
 
-    assert frames[0].data["session_id"] == session
-    assert (frames[1].data["agent"], frames[1].data["strategy"]) == ("billing", "hybrid")
+    assert frames[0].json["session_id"] == session
+    assert (frames[1].json["agent"], frames[1].json["strategy"]) == ("billing", "hybrid")
     assert "upgrade from the Basic plan" in answer_of(frames)
 
 
 def test_a_question_that_no_document_answers_ends_without_evidence(http: httpx.Client) -> None:
     frames = ask(http, "Who won the 1998 World Cup?")
 
-    complete = frames[-1].data
+    complete = frames[-1].json
     assert (complete["status"], complete["outcome"], complete["citations"]) == ("completed", "no_evidence", [])
     assert not {"france", "brazil", "zidane"} & set(answer_of(frames).casefold().split())
 
 
 def test_the_subject_changes_and_so_does_the_specialist(http: httpx.Client) -> None:
-    session = ask(http, "What does the Enterprise plan cost?")[0].data["session_id"]
+    session = ask(http, "What does the Enterprise plan cost?")[0].json["session_id"]
 
     agents = [
-        ask(http, question, session_id=session)[1].data["agent"]
+        ask(http, question, session_id=session)[1].json["agent"]
         for question in ("Do you comply with GDPR?", "How are webhooks signed?", "How long do you keep invoices?")
     ]
 
@@ -113,8 +118,8 @@ def test_curl_reads_the_stream_as_the_readme_shows(pair: Pair) -> None:
 
     printed = subprocess.run([*command, body], capture_output=True, text=True, timeout=30, check=True).stdout
 
-    frames = list(parse(printed.splitlines()))
-    assert [frames[0].event, frames[-1].event] == ["start", "complete"]
+    frames = parse(printed)
+    assert [frames[0].type, frames[-1].type] == ["start", "complete"]
 
 
 def test_search_and_agents_answer_over_rest(http: httpx.Client) -> None:

@@ -49,7 +49,9 @@ def status(
     if reason:
         details.append(error_details_pb2.ErrorInfo(reason=reason, domain=domain))
     if violations:
-        fields = [error_details_pb2.BadRequest.FieldViolation(field=name, description=text) for name, text in violations]
+        fields = [
+            error_details_pb2.BadRequest.FieldViolation(field=name, description=text) for name, text in violations
+        ]
         details.append(error_details_pb2.BadRequest(field_violations=fields))
     if retry_s is not None:
         delay = duration_pb2.Duration()
@@ -161,7 +163,6 @@ class Seen:
     metadata: dict[str, str]
     time_remaining_s: float
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    cancelled: bool = False
     sent: int = 0
 
 
@@ -169,15 +170,19 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
     """Both services of the protocol, and health."""
 
     def __init__(self) -> None:
+        self.health = health_aio.HealthServicer()
+        self.port = 0
+        self._server: grpc.aio.Server | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin again, without a script and without memory."""
         self.turns: deque[Sequence[Step]] = deque()
         self.calls: list[Seen] = []
         self.called = asyncio.Event()
         self.searches: list[pb_knowledge.SearchRequest] = []
         self.unary_failure: status_pb2.Status | None = None
         self.unary_metadata: list[dict[str, str]] = []
-        self.health = health_aio.HealthServicer()
-        self.port = 0
-        self._server: grpc.aio.Server | None = None
 
     @property
     def target(self) -> str:
@@ -193,7 +198,7 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
         pb_knowledge_grpc.add_KnowledgeServiceServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
-        await self.serving(True)
+        await self.serving()
         await server.start()
         self._server = server
 
@@ -203,7 +208,7 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
             await self._server.stop(None)
             self._server = None
 
-    async def serving(self, value: bool, *services: str) -> None:
+    async def serving(self, *services: str, value: bool = True) -> None:
         """Set the health of these services; of both where none is named."""
         kind = health_pb2.HealthCheckResponse.SERVING if value else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in services or (AGENT_SERVICE, KNOWLEDGE_SERVICE):
@@ -225,9 +230,6 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
                     await context.abort_with_status(rpc_status.to_status(step))
                 else:
                     await step(context)
-        except asyncio.CancelledError:
-            seen.cancelled = True
-            raise
         finally:
             seen.ended.set()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +15,12 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from agent_service.ports import Answerer
 from agent_service.retrieval.stores.memory import InMemoryStore
 from agent_service.rpc.interceptors import CallInterceptor
 from agent_service.server import AgentServer
 from agent_service.settings import Settings
+from agent_service.turns.host import TurnHost
 from agent_service.wiring import Parts, wire
 from tests.support.shelf import Shelf
 
@@ -26,6 +28,10 @@ WAIT_S = 20.0
 """Bound of every call that should end by itself: only a hanging test meets it."""
 
 DETAILS = "grpc-status-details-bin"
+
+on_one_loop = pytest.mark.asyncio(loop_scope="session")
+"""For every test over a channel. grpc.aio has one queue of events for all loops of a process: an event that comes late
+for a loop that a test has closed would hold up those behind it."""
 
 M = TypeVar("M", bound=Message)
 
@@ -80,9 +86,13 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(shelf: Shelf, *, ready: bool = True, **given: Any) -> AsyncIterator[Served]:
-    """Serve a shelf with everything that the service has. Settings by name."""
+async def serving(
+    shelf: Shelf, *, ready: bool = True, answerer: Answerer | None = None, **given: Any
+) -> AsyncIterator[Served]:
+    """Serve a shelf with everything that the service has; with `answerer` in place of the team. Settings by name."""
     parts = parts_over(shelf, **given)
+    if answerer is not None:
+        parts = replace(parts, turns=TurnHost(answerer, max_turns=10, keep_s=60, turn_timeout_s=60))
     server = AgentServer(parts, settings(**given))
     port = await server.start()
     if ready:

@@ -29,9 +29,9 @@ ENCODER = Bm25Encoder()
 class Shelf:
     """A store, what fills it, and what reads it."""
 
-    def __init__(self, *known: CollectionName) -> None:
-        """`known`: collections that exist by configuration."""
-        self.store = InMemoryStore()
+    def __init__(self, *known: CollectionName, store: InMemoryStore | None = None) -> None:
+        """`known`: collections that exist by configuration. `store`: where a test brings its own."""
+        self.store = store or InMemoryStore()
         self.pipeline = IngestPipeline(self.store, ENCODER)
         self.support = SupportCheck(self.store, ENCODER)
         self.searcher = Searcher(self.store, ENCODER, self.support, known)

@@ -38,9 +38,10 @@ MAX_WAITING = 256
 """Calls that may wait for the worker. At 2 ms a search the last of them waits half a second."""
 
 SYNC_AFTER_S = 5.0
-"""How long after a write the disk is forced (20 ms). Source: Qdrant's own `flush_interval_sec`."""
+"""How long after a write the disk is forced (7 to 20 ms). Source: Qdrant's own `flush_interval_sec`."""
 
 CLOSE_TIMEOUT_S = 30.0
+"""After it the process goes on without a closed store: the write-ahead log has what was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,9 @@ class EdgeStore:
     A killed process loses nothing that `put` or `delete` returned for: the write-ahead log is in the page cache by
     then. A power cut may lose the last `SYNC_AFTER_S` seconds, but never half a document.
 
-    The engine holds the interpreter's lock while it works: a search (1 ms at 10,000 passages) or a small document go
-    unnoticed, a document of 3,000 passages halts the event loop for 0.3 s. Those who ingest such under load use a
-    Qdrant server.
+    The engine never releases the interpreter's lock: the worker spares the event loop the waiting, not the work. A
+    search (1.4 ms at 10,000 passages) or a document of 20 passages (6 ms) go unnoticed, one of 3,000 halts the loop
+    for 0.3 s. Whoever ingests such while people wait uses a Qdrant server.
     """
 
     def __init__(self, shard: EdgeShard, directory: DataDirectory, worker: ThreadPoolExecutor, limits: Limits) -> None:
@@ -170,7 +171,7 @@ class EdgeStore:
     async def term_statistics(
         self, terms: Sequence[TermId], caller: Caller, collections: Sequence[CollectionName] = ()
     ) -> TermStatistics:
-        """See `VectorStore.term_statistics`. 0.2 ms a term at 10,000 passages."""
+        """See `VectorStore.term_statistics`. 3 ms for 9 terms at 10,000 passages, 20 ms at 100,000."""
         return await self._call(lambda shard: edge_shard.term_statistics(shard, terms, caller, collections))
 
     async def collections(self) -> Mapping[CollectionName, int]:
@@ -187,7 +188,9 @@ class EdgeStore:
         """Build the dense index and drop deleted vectors; True where there was anything to do.
 
         For the end of a bulk ingestion in a process that serves nobody: the whole process stands still meanwhile
-        (8 s for 20,000 passages with 64 dimensions). Without dense vectors it gains nothing below 100,000 passages.
+        (8 s for 20,000 passages with 64 dimensions, 12 s for 100,000 without). It pays for dense vectors only:
+        without, 100,000 passages are searched in 1.3 ms before and in 2.5 ms after, and IDF goes on counting what is
+        deleted later.
         """
         return await self._run(lambda shard: shard.optimize(), None)
 

@@ -58,17 +58,20 @@ def load(directory: DataDirectory, dense_size: int | None) -> qdrant.EdgeShard:
     """Open the shard of a data directory, after making one if there is none.
 
     Raises:
-        StartupError: it is damaged, or was made with another schema.
+        StartupError: it cannot be made, is damaged, or was made with another schema.
     """
     if not directory.store.exists():
-        _create(directory, dense_size)
+        try:
+            _create(directory, dense_size)
+        except Exception as err:
+            raise StartupError(
+                f"no store can be made in {directory.path} ({err}): make room there, or set AGENT_DATA_DIR"
+            ) from err
     directory.check_schema(dense_size)
     try:
         shard = qdrant.EdgeShard.load(str(directory.store / _SHARD))
         # A crash between the two operations of `put` leaves these; nothing ever finds them.
         shard.update(qdrant.UpdateOperation.delete_points_by_filter(_filter(LEFT_OVER)))
-    except (KeyboardInterrupt, SystemExit):
-        raise
     except BaseException as err:  # the engine's panics are not `Exception`s
         raise directory.damaged(str(err).partition("\n")[0]) from err
     return shard
@@ -148,10 +151,7 @@ def _create(directory: DataDirectory, dense_size: int | None) -> None:
     sparse = {SPARSE: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)}
     dense = {DENSE: qdrant.EdgeVectorParams(size=dense_size, distance=qdrant.Distance.Cosine)} if dense_size else None
     place = directory.begin(dense_size)
-    try:
-        shard = qdrant.EdgeShard.create(str(place / _SHARD), qdrant.EdgeConfig(vectors=dense, sparse_vectors=sparse))
-    except Exception as err:
-        raise StartupError(f"no store can be made in {directory.path} ({err}): set AGENT_DATA_DIR") from err
+    shard = qdrant.EdgeShard.create(str(place / _SHARD), qdrant.EdgeConfig(vectors=dense, sparse_vectors=sparse))
     for field in KEYWORD_INDEXES:
         shard.update(qdrant.UpdateOperation.create_field_index(field, qdrant.PayloadSchemaType.Keyword))
     lookup = qdrant.IntegerIndexParams(lookup=True, range=False)

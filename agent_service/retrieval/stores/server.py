@@ -2,55 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from qdrant_client import AsyncQdrantClient, models
+from qdrant_client import AsyncQdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
-from qdrant_client.conversions import common_types as types
-from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+from qdrant_client.http.exceptions import ApiException
 
 from agent_service.errors import RetrievalUnavailableError, StartupError
-from agent_service.retrieval.stores.payload import (
-    COLLECTION,
-    INTEGER_INDEXES,
-    KEYWORD_INDEXES,
-    SPARSE,
-    check_dense,
-    check_put,
-    document_from_payload,
-    in_order,
-    info_from_payload,
-    passage_from_payload,
-    passage_point,
-)
-from agent_service.retrieval.stores.selection import (
-    ALL_DOCUMENTS,
-    LEFT_OVER,
-    PAGE,
-    Selection,
-    cut_through_tie,
-    documents_for,
-    everything_of,
-    page_start,
-    passages_for,
-    ranked,
-)
-from agent_service.retrieval.stores.server_models import (
-    LOOKUP_INDEX,
-    TENANT_INDEX,
-    WITHOUT_TERMS,
-    WITHOUT_TEXT,
-    check_schema,
-    dense_params,
-    filter_of,
-    left_over,
-    points_of,
-    prefetches_of,
-    sparse_of,
-    sparse_params,
-)
+from agent_service.retrieval.stores import server_calls
+from agent_service.retrieval.stores.payload import check_dense, check_put, in_order, passage_point
+from agent_service.retrieval.stores.selection import Selection, documents_for, page_start, passages_for
+from agent_service.retrieval.stores.server_models import points_of
 from agent_service.types import (
     Caller,
     CollectionName,
@@ -69,7 +33,6 @@ from agent_service.types import (
 log = logging.getLogger(__name__)
 
 IN_MEMORY = ":memory:"
-_MAX_COLLECTIONS = 10_000
 _COUNTS_AT_ONCE = 16
 
 
@@ -124,7 +87,8 @@ class ServerStore:
             client = AsyncQdrantClient(url=url, api_key=api_key, timeout=patience, check_compatibility=False)
         store = cls(client, dense_size=dense_size, timeout_s=timeout_s, write_timeout_s=write_timeout_s)
         try:
-            await store._prepare()
+            async with store._asking() as client:
+                await server_calls.prepare(client, dense_size)
         except RetrievalUnavailableError as err:
             await store.close()
             raise StartupError(
@@ -140,29 +104,27 @@ class ServerStore:
         """See `VectorStore.put`. Puts of one document in this process happen one after the other."""
         check_put(document, passages, self._dense_size)
         async with self._asking(self._write_timeout_s) as client, self._lock(document.info.id):
-            await self._replace(client, document.info.id, points_of(document, passages))
+            await server_calls.replace(client, document.info.id, points_of(document, passages))
 
     async def delete(self, document_id: DocumentId, caller: Caller) -> int | None:
         """See `VectorStore.delete`."""
         async with self._asking(self._write_timeout_s) as client, self._lock(document_id):
-            found = await self._infos(client, documents_for(caller, document_id=document_id), limit=1)
+            found = await server_calls.infos(client, documents_for(caller, document_id=document_id), limit=1)
             if not found:
                 return None
-            await self._replace(client, document_id, [])
+            await server_calls.replace(client, document_id, [])
             return found[0].passages
 
     async def info(self, document_id: DocumentId, caller: Caller) -> DocumentInfo | None:
         """See `VectorStore.info`."""
         async with self._asking() as client:
-            found = await self._infos(client, documents_for(caller, document_id=document_id), limit=1)
+            found = await server_calls.infos(client, documents_for(caller, document_id=document_id), limit=1)
             return found[0] if found else None
 
     async def document(self, document_id: DocumentId, caller: Caller) -> StoredDocument | None:
         """See `VectorStore.document`."""
-        chosen = filter_of(documents_for(caller, document_id=document_id))
         async with self._asking() as client:
-            found, _ = await client.scroll(COLLECTION, chosen, limit=1, with_payload=True)
-            return document_from_payload(found[0].payload or {}) if found else None
+            return await server_calls.document(client, documents_for(caller, document_id=document_id))
 
     async def page(
         self,
@@ -179,7 +141,7 @@ class ServerStore:
         """
         start = page_start(after)
         async with self._asking() as client:
-            return await self._infos(client, documents_for(caller, collections), start=start, limit=limit)
+            return await server_calls.infos(client, documents_for(caller, collections), start=start, limit=limit)
 
     async def passages(self, ids: Sequence[PassageId], caller: Caller) -> list[Passage]:
         """See `VectorStore.passages`."""
@@ -187,13 +149,13 @@ class ServerStore:
         async with self._asking() as client:
             if not ids:
                 return []
-            found = {passage.id: passage for passage in await self._current_passages(client, chosen)}
+            found = {passage.id: passage for passage in await server_calls.current_passages(client, chosen)}
             return [found[passage_id] for passage_id in ids if passage_id in found]
 
     async def passages_of(self, document_id: DocumentId, caller: Caller) -> list[Passage]:
         """See `VectorStore.passages_of`."""
         async with self._asking() as client:
-            return in_order(await self._current_passages(client, passages_for(caller, document_id=document_id)))
+            return in_order(await server_calls.current_passages(client, passages_for(caller, document_id=document_id)))
 
     async def search(self, query: SearchQuery) -> list[ScoredPassage]:
         """See `VectorStore.search`."""
@@ -201,14 +163,7 @@ class ServerStore:
         async with self._asking() as client:
             if not query.terms and query.dense is None:
                 return []
-            fetched = query.limit + 1
-            points = await self._query(client, query, fetched)
-            while cut_through_tie([point.score for point in points], query.limit, fetched):
-                fetched *= 2
-                points = await self._query(client, query, fetched)
-            hits = [ScoredPassage(passage_from_payload(point.payload or {}), max(point.score, 0.0)) for point in points]
-            versions = await self._versions(client, (hit.passage for hit in hits))
-            return ranked((hit for hit in hits if _is_current(hit.passage, versions)), query.limit)
+            return await server_calls.search(client, query)
 
     async def term_statistics(
         self, terms: Sequence[TermId], caller: Caller, collections: Sequence[CollectionName] = ()
@@ -223,10 +178,7 @@ class ServerStore:
     async def collections(self) -> Mapping[CollectionName, int]:
         """See `VectorStore.collections`."""
         async with self._asking() as client:
-            found = await client.facet(
-                COLLECTION, "collection", filter_of(ALL_DOCUMENTS), limit=_MAX_COLLECTIONS, exact=True
-            )
-            return {CollectionName(str(hit.value)): hit.count for hit in found.hits}
+            return await server_calls.collections(client)
 
     async def close(self) -> None:
         """Close the connections. Idempotent."""
@@ -256,88 +208,6 @@ class ServerStore:
     def _lock(self, document_id: DocumentId) -> asyncio.Lock:
         return self._writing.setdefault(document_id, asyncio.Lock())
 
-    async def _prepare(self) -> None:
-        async with self._asking() as client:
-            if not await client.collection_exists(COLLECTION):
-                await self._create(client)
-            check_schema((await client.get_collection(COLLECTION)).config.params, self._dense_size)
-            for field in KEYWORD_INDEXES:
-                schema = TENANT_INDEX if field == "tenant" else models.PayloadSchemaType.KEYWORD
-                await client.create_payload_index(COLLECTION, field, schema, wait=True)
-            for field in INTEGER_INDEXES:
-                await client.create_payload_index(COLLECTION, field, LOOKUP_INDEX, wait=True)
-
-    async def _create(self, client: AsyncQdrantClient) -> None:
-        try:
-            await client.create_collection(COLLECTION, dense_params(self._dense_size), sparse_params())
-        except UnexpectedResponse as err:
-            if err.status_code != 409:  # another replica was faster
-                raise
-
-    async def _replace(
-        self, client: AsyncQdrantClient, document_id: DocumentId, points: list[models.PointStruct]
-    ) -> None:
-        """Make these all the points of a document: the first operation hides the others, the second removes them."""
-        before = [str(point.id) async for point in self._scroll(client, everything_of(document_id), payload=False)]
-        points += left_over(before, points)
-        await client.upsert(COLLECTION, points, wait=True)
-        if before:
-            await client.delete(COLLECTION, filter_of(LEFT_OVER), wait=True)
-
-    async def _infos(
-        self, client: AsyncQdrantClient, chosen: Selection, *, limit: int, start: str | None = None
-    ) -> list[DocumentInfo]:
-        records, _ = await client.scroll(
-            COLLECTION, filter_of(chosen), limit=limit, offset=start, with_payload=WITHOUT_TEXT
-        )
-        return [info_from_payload(record.payload or {}) for record in records]
-
-    async def _query(self, client: AsyncQdrantClient, query: SearchQuery, limit: int) -> list[models.ScoredPoint]:
-        allowed = filter_of(passages_for(query.caller, query.collections))
-        if query.dense is None:
-            found = await client.query_points(
-                COLLECTION, sparse_of(query), SPARSE, query_filter=allowed, limit=limit, with_payload=WITHOUT_TERMS
-            )
-        else:
-            found = await client.query_points(
-                COLLECTION,
-                models.FusionQuery(fusion=models.Fusion.DBSF),
-                prefetch=prefetches_of(query, allowed),
-                limit=limit,
-                with_payload=WITHOUT_TERMS,
-            )
-        return found.points
-
-    async def _current_passages(self, client: AsyncQdrantClient, chosen: Selection) -> list[Passage]:
-        points = self._scroll(client, chosen, payload=WITHOUT_TERMS)
-        found = [passage_from_payload(point.payload or {}) async for point in points]
-        versions = await self._versions(client, found)
-        return [passage for passage in found if _is_current(passage, versions)]
-
-    async def _versions(self, client: AsyncQdrantClient, passages: Iterable[Passage]) -> dict[str, str]:
-        ids = sorted({passage.document_id for passage in passages})
-        if not ids:
-            return {}
-        records = await client.retrieve(COLLECTION, ids, with_payload=["version"])
-        return {str(record.id): (record.payload or {})["version"] for record in records}
-
     async def _count(self, client: AsyncQdrantClient, chosen: Selection) -> int:
         async with self._counting:
-            return (await client.count(COLLECTION, filter_of(chosen), exact=True)).count
-
-    async def _scroll(
-        self, client: AsyncQdrantClient, chosen: Selection, *, payload: bool | models.PayloadSelectorExclude
-    ) -> AsyncIterator[models.Record]:
-        offset: types.PointId | None = None
-        while True:
-            records, offset = await client.scroll(
-                COLLECTION, filter_of(chosen), limit=PAGE, offset=offset, with_payload=payload
-            )
-            for record in records:
-                yield record
-            if offset is None:
-                return
-
-
-def _is_current(passage: Passage, versions: Mapping[str, str]) -> bool:
-    return versions.get(passage.document_id) == passage.version
+            return await server_calls.count(client, chosen)

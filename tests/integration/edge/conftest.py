@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from fastapi import FastAPI
 
 from edge_api.__main__ import Server, listen, server_for
 from edge_api.app import create_app
-from edge_api.chat.stream import Pace
+from edge_api.chat.stream import DEFAULT_PACE, Pace
 from edge_api.settings import Settings
 from edge_api.telemetry import JsonFormatter
 from tests.support.scripted_agent import ScriptedAgent, scripted_agent
@@ -44,7 +45,30 @@ class Edge:
 
 
 class StartEdge(Protocol):
-    def __call__(self, *, pace: Pace = ..., **settings: Any) -> AbstractAsyncContextManager[Edge]: ...
+    def __call__(self, **settings: Any) -> AbstractAsyncContextManager[Edge]: ...
+
+
+@asynccontextmanager
+async def running_edge(
+    target: str, *, pace: Pace = DEFAULT_PACE, send_buffer: int = 0, **settings: Any
+) -> AsyncIterator[Edge]:
+    """An edge on a port of its own, asked over a real socket."""
+    chosen = Settings(**({"agent_target": target, "port": 0, "shutdown_grace_s": 0.0} | settings))
+    clock = Clock()
+    app = create_app(chosen, pace=pace, clock=clock)
+    server = server_for(chosen, app)
+    sockets = listen(chosen.host, 0)
+    port = sockets[0].getsockname()[1]
+    if send_buffer:
+        # Inherited by what it accepts: a reader that stops reading is felt sooner.
+        sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    served = asyncio.create_task(server.serve(sockets))
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
+            yield Edge(http, port, server, app, clock, served)
+    finally:
+        server.should_exit = True
+        await served
 
 
 @pytest.fixture
@@ -57,21 +81,8 @@ async def agent() -> AsyncIterator[ScriptedAgent]:
 def start_edge(agent: ScriptedAgent) -> StartEdge:
     """Starts an edge with other settings than the usual ones."""
 
-    @asynccontextmanager
-    async def start(*, pace: Pace = Pace(), **settings: Any) -> AsyncIterator[Edge]:
-        chosen = Settings(**({"agent_target": agent.target, "port": 0, "shutdown_grace_s": 0.0} | settings))
-        clock = Clock()
-        app = create_app(chosen, pace=pace, clock=clock)
-        server = server_for(chosen, app)
-        sockets = listen(chosen.host, 0)
-        port = sockets[0].getsockname()[1]
-        served = asyncio.create_task(server.serve(sockets))
-        try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
-                yield Edge(http, port, server, app, clock, served)
-        finally:
-            server.should_exit = True
-            await served
+    def start(**settings: Any) -> AbstractAsyncContextManager[Edge]:
+        return running_edge(**({"target": agent.target} | settings))
 
     return start
 

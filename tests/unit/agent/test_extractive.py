@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from agents import Agent, Handoff, ModelProvider, ModelSettings, RunConfig, Runner, handoff
 from agents.models.interface import Model, ModelTracing
+from agents.run_config import CallModelData, ModelInputData
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
 
 from agent_service.errors import RetrievalUnavailableError
@@ -121,7 +122,7 @@ async def test_usage_counts_the_words_read_and_written() -> None:
     *_, last = await streamed(model_of("It costs 40 EUR."), *arguments())
 
     usage = last.response.usage
-    assert usage.input_tokens > len("You answer. What does it cost?".split()) - 1
+    assert usage.input_tokens >= 6
     assert usage.output_tokens == 5
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens
 
@@ -223,24 +224,19 @@ async def run(provider: ModelProvider, agent: Agent[Any], **settings: Any) -> An
 
 
 async def test_the_runner_follows_its_hand_off_and_the_specialist_answers_into_the_sink() -> None:
-    class SeatedBriefing(FixedBriefing):
-        """A table at which the specialist sits down with the second call."""
-
-    briefing = SeatedBriefing("orchestrator")
-
-    class RouterThatSeats(FixedRouter):
-        async def route(self, question: Question, current: AgentName) -> AgentName | None:
-            best = await super().route(question, current)
-            briefing.agent = AgentName("billing")
-            briefing.sources = (source(1, "It costs 40 EUR."),)
-            return best
-
+    briefing = FixedBriefing("orchestrator")
     sink = ListSink()
-    models = OfflineModels(RouterThatSeats("billing"), FixedSelector("It costs 40 EUR."), delay_s=0)
+    models = OfflineModels(FixedRouter("billing"), FixedSelector("It costs 40 EUR."), delay_s=0)
     billing = Agent[Any](name="billing")
     orchestrator = Agent[Any](name="orchestrator", handoffs=[billing])
 
-    result = await run(models.for_turn(briefing, sink), orchestrator)
+    def seat(call: CallModelData[Any]) -> ModelInputData:
+        """Keep the table current, as the team does."""
+        briefing.agent = AgentName(call.agent.name)
+        briefing.sources = (source(),) if call.agent is billing else ()
+        return call.model_data
+
+    result = await run(models.for_turn(briefing, sink), orchestrator, call_model_input_filter=seat)
 
     assert result.last_agent is billing
     assert result.final_output == sink.text == "It costs 40 EUR. [1]"

@@ -171,7 +171,7 @@ def test_malformed_toml_is_a_start_up_error_with_its_place(tmp_path: Path) -> No
 
 
 def test_a_missing_roster_is_a_start_up_error(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="AGENT_ROSTER.*absent.toml"):
+    with pytest.raises(StartupError, match=r"AGENT_ROSTER.*absent\.toml"):
         load_roster(tmp_path / "absent.toml")
 
 

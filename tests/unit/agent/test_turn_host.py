@@ -79,10 +79,10 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def until_idle(host: TurnHost) -> None:
-    async with asyncio.timeout(GUARD_S):
-        while host.running:
-            await asyncio.sleep(0.001)
+async def collect(follower: Follower, into: list[TurnEvent]) -> None:
+    """Read on until the end or the failure; what was seen before it stays in the list."""
+    async for event in follower:
+        into.append(event)  # noqa: PERF401 - a comprehension loses what came before a failure
 
 
 def as_detached(grace_s: float) -> TurnRequest:
@@ -156,7 +156,7 @@ async def test_running_counts_the_turns_under_way() -> None:
 
     answerer.release.set()
     await within(reading)
-    await until_idle(host)
+    await settled()
 
 
 # --- attach ---
@@ -190,11 +190,10 @@ async def test_a_failed_turn_replays_its_log_and_its_failure() -> None:
     answerer = ScriptedAnswerer(Token("It"), failure=ModelFailedError("no"))
     host = host_of(answerer)
     for _ in range(2):
-        seen: list[int] = []
+        seen: list[TurnEvent] = []
         with pytest.raises(ModelFailedError):
-            async for event in follow(host):
-                seen.append(event.sequence)  # noqa: PERF401 - what was seen before the failure counts
-        assert seen == [1, 2]
+            await within(collect(follow(host), seen))
+        assert [event.sequence for event in seen] == [1, 2]
     assert len(answerer.requests) == 1
 
 
@@ -274,7 +273,7 @@ async def test_an_overloaded_host_still_lets_attach() -> None:
 async def test_an_ended_turn_makes_room_for_the_next() -> None:
     host = host_of(ScriptedAnswerer(ANSWERED), max_turns=1)
     await events_of(follow(host))
-    await until_idle(host)
+    await settled()
 
     assert (await events_of(follow(host, replace(REQUEST, request_id=RequestId("r2")))))[-1] == ANSWERED
 
@@ -426,7 +425,7 @@ async def test_an_interrupted_turn_keeps_what_was_written_and_ends_with_complete
     await anext(events)
     await within(answerer.started.wait())
     await events.aclose()
-    await until_idle(host)
+    await settled()
 
     late = await within(read(follow(host)))
 
@@ -446,7 +445,7 @@ async def test_an_interrupted_turn_keeps_the_state_it_was_asked_with() -> None:
     await anext(events)
     await within(answerer.started.wait())
     await events.aclose()
-    await until_idle(host)
+    await settled()
 
     assert completed(await events_of(follow(host, request))).state == state
 
@@ -458,7 +457,7 @@ async def test_an_interrupted_turn_says_who_was_answering() -> None:
     await anext(events)
     await within(answerer.started.wait())
     await events.aclose()
-    await until_idle(host)
+    await settled()
 
     end = completed(await events_of(follow(host)))
 
@@ -473,7 +472,7 @@ async def test_an_interrupted_turn_that_was_asked_of_an_agent_names_it() -> None
     await anext(events)
     await within(answerer.started.wait())
     await events.aclose()
-    await until_idle(host)
+    await settled()
 
     assert completed(await events_of(follow(host, request))).agent == "policy"
 
@@ -491,7 +490,7 @@ async def test_a_turn_has_one_completed_even_if_everybody_leaves_at_it() -> None
         async for event in events:
             if isinstance(event.event, Completed):
                 break
-    await until_idle(host)
+    await settled()
 
     assert await events_of(follow(host)) == [Started(REQUEST.request_id), ANSWERED]
 
@@ -500,7 +499,7 @@ async def test_leaving_an_ended_turn_changes_nothing() -> None:
     host = host_of(ScriptedAnswerer(ANSWERED))
     events = follow(host)
     await anext(events)
-    await until_idle(host)
+    await settled()
     await events.aclose()
 
     assert await events_of(follow(host)) == [Started(REQUEST.request_id), ANSWERED]
@@ -521,7 +520,7 @@ async def test_a_detached_turn_is_cancelled_when_its_grace_is_over() -> None:
     assert host.running == 1
 
     await within(answerer.cancelled.wait())
-    await until_idle(host)
+    await settled()
 
     assert completed(await events_of(follow(host, as_detached(SHORT_S)))).status is TurnStatus.INTERRUPTED
 
@@ -578,7 +577,7 @@ async def test_a_detached_turn_completes_without_a_follower_within_its_grace() -
     await events.aclose()
 
     answerer.release.set()
-    await until_idle(host)
+    await settled()
 
     assert completed(await events_of(follow(host, request))).status is TurnStatus.COMPLETED
 
@@ -594,7 +593,7 @@ async def test_a_turn_ends_when_its_callers_time_is_up() -> None:
         await within(read(follow(host, budget_s=SHORT_S)))
 
     assert answerer.cancelled.is_set()
-    await until_idle(host)
+    await settled()
 
 
 async def test_a_turn_ends_when_the_time_of_every_turn_is_up() -> None:
@@ -612,13 +611,12 @@ async def test_a_callers_long_deadline_does_not_lengthen_a_turn() -> None:
 
 
 async def test_a_deadline_comes_after_what_was_written() -> None:
-    seen: list[Event] = []
+    seen: list[TurnEvent] = []
 
     with pytest.raises(DeadlineError):
-        async for event in follow(host_of(HeldAnswerer()), budget_s=SHORT_S):
-            seen.append(event.event)  # noqa: PERF401 - what was seen before the failure counts
+        await within(collect(follow(host_of(HeldAnswerer()), budget_s=SHORT_S), seen))
 
-    assert seen == [Started(REQUEST.request_id), Token("It ")]
+    assert [event.event for event in seen] == [Started(REQUEST.request_id), Token("It ")]
 
 
 async def test_no_time_left_is_a_deadline_and_not_a_hang() -> None:
@@ -637,11 +635,10 @@ async def test_an_unknown_exception_reaches_every_follower_after_the_last_event(
     host = host_of(ScriptedAnswerer(Token("It "), failure=LookupError("a bug")))
     followers = [follow(host) for _ in range(2)]
     for follower in followers:
-        seen: list[Event] = []
+        seen: list[TurnEvent] = []
         with pytest.raises(LookupError, match="a bug"):
-            async for event in follower:
-                seen.append(event.event)  # noqa: PERF401 - what was seen before the failure counts
-        assert seen == [Started(REQUEST.request_id), Token("It ")]
+            await within(collect(follower, seen))
+        assert [event.event for event in seen] == [Started(REQUEST.request_id), Token("It ")]
     assert host.running == 0
 
 
@@ -725,7 +722,7 @@ async def test_no_more_ended_turns_are_kept_than_stated_and_the_oldest_goes_firs
     host = host_of(answerer)
     for number in range(KEPT_TURNS + 1):
         await read(follow(host, replace(REQUEST, request_id=RequestId(f"n{number}"))))
-    await until_idle(host)
+    await settled()
     asked = len(answerer.requests)
 
     await read(follow(host, replace(REQUEST, request_id=RequestId("n1"))))
@@ -740,7 +737,7 @@ async def test_the_memory_of_a_turn_that_is_no_longer_kept_is_given_back() -> No
     host = host_of(answerer)
     for number in range(KEPT_TURNS + 10):
         await read(follow(host, replace(REQUEST, request_id=RequestId(f"n{number}"))))
-    await until_idle(host)
+    await settled()
     gc.collect()
 
     alive = sum(log() is not None for log in answerer.logs)

@@ -46,6 +46,12 @@ async def read(events: AsyncIterator[TurnEvent]) -> list[TurnEvent]:
     return [event async for event in events]
 
 
+async def collect(events: AsyncIterator[TurnEvent], into: list[TurnEvent]) -> None:
+    """Read on until the end or the failure; what was seen before it stays in the list."""
+    async for event in events:
+        into.append(event)  # noqa: PERF401 - a comprehension loses what came before a failure
+
+
 async def sequences(log: TurnLog, after: int = 0) -> list[int]:
     return [event.sequence for event in await within(read(log.follow(after)))]
 
@@ -133,13 +139,12 @@ async def test_a_failure_comes_after_the_last_event(log: TurnLog) -> None:
     log.emit(Token("a"))
     log.emit(Token("b"))
     log.close(ModelFailedError("it failed"))
-    seen: list[int] = []
+    seen: list[TurnEvent] = []
 
     with pytest.raises(ModelFailedError, match="it failed"):
-        async for event in log.follow():
-            seen.append(event.sequence)  # noqa: PERF401 - what was seen before the failure counts
+        await within(collect(log.follow(), seen))
 
-    assert seen == [1, 2]
+    assert [event.sequence for event in seen] == [1, 2]
 
 
 async def test_a_failure_reaches_every_follower_waiting_or_late(log: TurnLog) -> None:

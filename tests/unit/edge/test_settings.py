@@ -40,7 +40,7 @@ def test_an_unknown_name_is_refused_and_the_nearest_suggested(
 def test_an_unknown_name_like_no_other_gets_no_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_ZZZZZZZZZZZZ", "1")
 
-    with pytest.raises(StartupError, match="^EDGE_ZZZZZZZZZZZZ is not a setting of the edge$"):
+    with pytest.raises(StartupError, match=r"^EDGE_ZZZZZZZZZZZZ is not a setting of the edge$"):
         load_settings()
 
 

@@ -63,7 +63,7 @@ def test_an_exception_is_its_type_and_stack_and_never_its_text() -> None:
     assert "caused by" in line["exception"]
     assert "builtins.KeyError" in line["exception"]
     assert "test_telemetry.py" in line["exception"]
-    assert QUESTION not in json.dumps({**line, "exception": line["exception"].replace("raise", "")})
+    assert QUESTION not in json.dumps(line)
 
 
 def test_a_chain_is_followed_only_so_far_and_not_where_it_was_cut() -> None:

@@ -1,0 +1,391 @@
+"""What holds for every call: who calls, the request id, the error boundary, the log line."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import grpc
+import pytest
+from answerdesk.v1 import agent_service_pb2 as pb
+from answerdesk.v1 import agent_service_pb2_grpc as pb_grpc
+from answerdesk.v1 import knowledge_service_pb2 as knowledge_pb
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from agent_service.errors import OverloadedError
+from agent_service.rpc.agent_servicer import AgentServicer
+from agent_service.rpc.interceptors import LOOPBACK
+from agent_service.telemetry import JsonFormatter
+from agent_service.types import AgentInfo, AgentName, RequestId, Started, TurnEvent, TurnId, TurnRequest
+from tests.support.served import WAIT_S, Client, failure_of, on_one_loop, servicers, serving
+from tests.support.shelf import Shelf
+
+SECRET = "hunter2-planted"  # noqa: S105 - planted
+
+
+class Log:
+    """The log of the service as lines of JSON, as `configure_logging` writes it."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+        self.handler = logging.StreamHandler(self.stream)
+        self.handler.setFormatter(JsonFormatter())
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["message"] == "call"]
+
+    def call(self, method: str) -> dict[str, Any]:
+        (line,) = (line for line in self.calls if line["method"].endswith(f"/{method}"))
+        return line
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    log = Log()
+    logger = logging.getLogger("agent_service")
+    before = logger.level
+    logger.addHandler(log.handler)
+    logger.setLevel(logging.INFO)
+    yield log
+    logger.removeHandler(log.handler)
+    logger.setLevel(before)
+
+
+class OpenTurns:
+    """Turns that end as they are told: with an error, or never."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.cancelled = asyncio.Event()
+        self.budgets: list[float | None] = []
+
+    async def chat(self, request: TurnRequest, *, budget_s: float | None) -> AsyncGenerator[TurnEvent]:
+        self.budgets.append(budget_s)
+        try:
+            yield TurnEvent(TurnId("t"), 1, Started(RequestId("r")))
+            if self.error is not None:
+                raise self.error
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+    def agents(self) -> Sequence[AgentInfo]:
+        if self.error is not None:
+            raise self.error
+        return ()
+
+    def require(self, agent: AgentName) -> None:
+        """Everybody is there."""
+
+
+def adds(turns: OpenTurns) -> Any:
+    return lambda server: pb_grpc.add_AgentServiceServicer_to_server(AgentServicer(turns, turns), server)
+
+
+async def list_agents(client: Client, **metadata: str) -> pb.ListAgentsResponse:
+    pairs = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
+    return await client.agent.ListAgents(pb.ListAgentsRequest(), metadata=pairs, timeout=WAIT_S)
+
+
+async def chat(client: Client, metadata: tuple[tuple[str, str], ...], message: str = "why?") -> list[pb.ChatResponse]:
+    request = pb.ChatRequest(message=message)
+    return [event async for event in client.agent.Chat(request, metadata=metadata, timeout=WAIT_S)]
+
+
+# --- the log line ---
+
+
+@on_one_loop
+async def test_a_call_has_one_line_with_method_code_time_and_request_id(log: Log) -> None:
+    async with servicers(adds(OpenTurns())) as client:
+        await list_agents(client, x_request_id="req-1")
+
+    (line,) = log.calls
+    assert line["method"] == "/answerdesk.v1.AgentService/ListAgents"
+    assert line["code"] == "OK"
+    assert line["duration_ms"] >= 0
+    assert line["request_id"] == "req-1"
+    assert line["level"] == "info"
+
+
+@on_one_loop
+async def test_a_streamed_call_has_one_line_with_the_same(log: Log) -> None:
+    shelf = Shelf()
+    await shelf.put("a.md", "# Plans\n\nThe Enterprise plan costs EUR 1,200.\n")
+    async with serving(shelf) as served:
+        events = await chat(served.client, (("x-request-id", "req-2"),), "What does the Enterprise plan cost?")
+
+    assert events[-1].WhichOneof("event") == "completed"
+    line = log.call("Chat")
+    assert (line["code"], line["request_id"]) == ("OK", "req-2")
+
+
+@on_one_loop
+@pytest.mark.parametrize("given", ["", "not allowed", "x" * 129, "a/b", "a\tb"])
+async def test_a_request_id_that_is_none_is_replaced(log: Log, given: str) -> None:
+    async with servicers(adds(OpenTurns())) as client:
+        await list_agents(client, x_request_id=given)
+        await list_agents(client)
+
+    first, second = (line["request_id"] for line in log.calls)
+    assert given != first != second
+    assert len(first) >= 16
+
+
+@on_one_loop
+@pytest.mark.parametrize("given", ["a", "A-z_0.9", "x" * 128])
+async def test_a_request_id_that_is_one_is_kept(log: Log, given: str) -> None:
+    async with servicers(adds(OpenTurns())) as client:
+        await list_agents(client, x_request_id=given)
+
+    assert log.calls[0]["request_id"] == given
+
+
+@on_one_loop
+async def test_calls_at_the_same_time_keep_their_own_request_ids(log: Log) -> None:
+    async with servicers(adds(OpenTurns())) as client:
+        await asyncio.gather(*(list_agents(client, x_request_id=f"req-{n}") for n in range(20)))
+
+    assert sorted(line["request_id"] for line in log.calls) == sorted(f"req-{n}" for n in range(20))
+
+
+@on_one_loop
+async def test_no_log_line_holds_a_question_an_answer_or_a_document(log: Log) -> None:
+    shelf = Shelf()
+    async with serving(shelf) as served:
+        document = knowledge_pb.Document(uri="a.md", collection="billing", text=f"# T\n\nZeppelins of {SECRET} fly.\n")
+
+        async def requests() -> AsyncIterator[knowledge_pb.IngestDocumentsRequest]:
+            yield knowledge_pb.IngestDocumentsRequest(document=document)
+
+        assert [answer async for answer in served.client.knowledge.IngestDocuments(requests(), timeout=WAIT_S)]
+        assert await served.client.chat(f"Do zeppelins of {SECRET} fly?")
+        search = knowledge_pb.SearchRequest(query=SECRET)
+        assert (await served.client.knowledge.Search(search, timeout=WAIT_S)).passages
+        await failure_of(served.client.chat(SECRET * 2_000))
+        await failure_of(served.client.chat(SECRET, agent="nobody"))
+
+    assert [line["code"] for line in log.calls] == ["OK", "OK", "OK", "INVALID_ARGUMENT", "NOT_FOUND"]
+    assert SECRET not in log.stream.getvalue()
+
+
+@on_one_loop
+async def test_a_call_that_fails_is_logged_with_its_code(log: Log) -> None:
+    async with servicers(adds(OpenTurns(OverloadedError("full")))) as client:
+        await failure_of(list_agents(client, x_request_id="req-3"))
+        await failure_of(chat(client, (("x-request-id", "req-4"),)))
+
+    assert [(line["code"], line["request_id"]) for line in log.calls] == [
+        ("UNAVAILABLE", "req-3"),
+        ("UNAVAILABLE", "req-4"),
+    ]
+
+
+@on_one_loop
+async def test_what_is_unforeseen_is_logged_with_its_traceback_under_the_request_id(log: Log) -> None:
+    async with servicers(adds(OpenTurns(RuntimeError(SECRET)))) as client:
+        for failure in (
+            await failure_of(list_agents(client, x_request_id="req-5")),
+            await failure_of(chat(client, (("x-request-id", "req-6"),))),
+        ):
+            assert failure.message == "internal error"
+            assert SECRET not in failure.everything
+
+    errors = [line for line in log.lines if line["level"] == "error"]
+    assert [line["request_id"] for line in errors] == ["req-5", "req-6"]
+    assert all("Traceback" in line["exception"] and "RuntimeError" in line["exception"] for line in errors)
+    assert [line["code"] for line in log.calls] == ["INTERNAL", "INTERNAL"]
+
+
+@on_one_loop
+async def test_a_call_that_is_cancelled_reaches_the_turn_and_is_logged(log: Log) -> None:
+    turns = OpenTurns()
+    async with servicers(adds(turns)) as client:
+        call = client.agent.Chat(
+            pb.ChatRequest(message="why?"), metadata=(("x-request-id", "req-7"),), timeout=WAIT_S
+        )
+        await anext(aiter(call))
+
+        call.cancel()
+
+        await asyncio.wait_for(turns.cancelled.wait(), WAIT_S)
+    line = log.call("Chat")
+    assert (line["code"], line["request_id"]) == ("CANCELLED", "req-7")
+
+
+@on_one_loop
+async def test_a_deadline_that_passes_ends_the_turn_of_the_call(log: Log) -> None:
+    turns = OpenTurns()
+    async with servicers(adds(turns)) as client:
+        failure = await failure_of(client.chat("why?", timeout_s=0.5))
+
+        await asyncio.wait_for(turns.cancelled.wait(), WAIT_S)
+    assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    (budget_s,) = turns.budgets
+    assert budget_s is not None
+    assert 0 < budget_s < 0.5, "what is left of the deadline, less a margin for the error's details"
+
+
+@on_one_loop
+async def test_a_call_without_a_deadline_has_no_budget(log: Log) -> None:
+    turns = OpenTurns()
+    async with servicers(adds(turns)) as client:
+        call = client.agent.Chat(pb.ChatRequest(message="why?"))
+        await anext(aiter(call))
+        call.cancel()
+        await asyncio.wait_for(turns.cancelled.wait(), WAIT_S)
+
+    assert turns.budgets == [None]
+
+
+# --- who calls ---
+
+
+@on_one_loop
+@pytest.mark.parametrize("token", ["Bearer x.y.z", "", "Basic dTpw"])
+async def test_a_token_is_refused_where_none_can_be_verified(log: Log, token: str) -> None:
+    async with servicers(adds(OpenTurns())) as client:
+        failures = [
+            await failure_of(list_agents(client, authorization=token)),
+            await failure_of(chat(client, (("authorization", token),))),
+        ]
+
+    for failure in failures:
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+        assert not token or token not in failure.everything
+    assert not token or token not in log.stream.getvalue()
+    assert [line["code"] for line in log.calls] == ["UNAUTHENTICATED", "UNAUTHENTICATED"]
+
+
+@on_one_loop
+async def test_a_token_is_refused_before_an_ingestion_reads_anything(log: Log) -> None:
+    async with serving(Shelf()) as served:
+
+        async def requests() -> AsyncIterator[knowledge_pb.IngestDocumentsRequest]:
+            document = knowledge_pb.Document(uri="a.md", collection="billing", text="Zeppelins fly.\n")
+            yield knowledge_pb.IngestDocumentsRequest(document=document)
+
+        call = served.client.knowledge.IngestDocuments(
+            requests(), metadata=(("authorization", "Bearer x"),), timeout=WAIT_S
+        )
+        failure = await failure_of(anext(aiter(call)))
+        assert failure.reason == "UNAUTHENTICATED"
+        assert await served.store.collections() == {}
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "ipv4:127.0.0.1:5000",
+        "ipv4:127.8.8.8:1",
+        "ipv6:[::1]:5000",
+        "ipv6:%5B::1%5D:5000",
+        "ipv6:[::ffff:127.0.0.1]:5000",
+        "ipv6:%5B::ffff:127.0.0.1%5D:5000",
+        "unix:/run/agent.sock",
+        "unix:",
+    ],
+)
+def test_callers_of_this_machine_need_no_token(peer: str) -> None:
+    assert LOOPBACK.match(peer)
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "",
+        "ipv4:10.0.0.1:5000",
+        "ipv4:192.168.127.1:1",
+        "ipv4:12.7.0.1:1",
+        "ipv6:[2001:db8::1]:5000",
+        "ipv6:%5B2001:db8::1%5D:5000",
+        "ipv6:[fe80::1]:1",
+        "ipv6:[::ffff:10.0.0.1]:1",
+        "ipv6:[::10.0.0.1]:1",
+        "ipv6:[::12]:1",
+        "ipv6:[::1234]:1",
+        "ipv6:[::1:0]:1",
+        "ipv6:%5B::1:2%5D:5000",
+    ],
+)
+def test_callers_of_other_machines_do(peer: str) -> None:
+    assert not LOOPBACK.match(peer)
+
+
+# --- what passes through ---
+
+
+@on_one_loop
+async def test_health_checks_have_no_line_and_need_no_token(log: Log) -> None:
+    async with serving(Shelf()) as served:
+        stub: Any = health_pb2_grpc.HealthStub(served.client.channel)
+        reply = await stub.Check(
+            health_pb2.HealthCheckRequest(), metadata=(("authorization", "Bearer x"),), timeout=WAIT_S
+        )
+
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    assert log.calls == []
+
+
+@on_one_loop
+async def test_a_method_that_is_none_is_unimplemented(log: Log) -> None:
+    async with servicers(adds(OpenTurns())) as client:
+        call: Any = client.channel.unary_unary("/answerdesk.v1.AgentService/Sing")
+
+        assert (await failure_of(call(b"", timeout=WAIT_S))).code is grpc.StatusCode.UNIMPLEMENTED
+
+
+class AbortingServicer(pb_grpc.AgentServiceServicer):
+    """A servicer that answers with a status of its own."""
+
+    async def Chat(self, request: pb.ChatRequest, context: Any) -> AsyncIterator[pb.ChatResponse]:  # noqa: N802
+        yield pb.ChatResponse(sequence=1)
+        await context.abort(grpc.StatusCode.OUT_OF_RANGE, "not kept")
+
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:  # noqa: N802
+        await context.abort(grpc.StatusCode.ABORTED, "busy")
+        return pb.ListAgentsResponse()
+
+
+@on_one_loop
+async def test_a_status_that_a_handler_gave_is_kept(log: Log) -> None:
+    async with servicers(
+        lambda server: pb_grpc.add_AgentServiceServicer_to_server(AbortingServicer(), server)
+    ) as client:
+        unary = await failure_of(list_agents(client))
+        stream = await failure_of(client.chat("why?"))
+
+    assert (unary.code, unary.message) == (grpc.StatusCode.ABORTED, "busy")
+    assert (stream.code, stream.message) == (grpc.StatusCode.OUT_OF_RANGE, "not kept")
+    assert len(log.calls) == 2
+    assert [line for line in log.lines if line["level"] == "error"] == []
+
+
+@on_one_loop
+async def test_requests_in_a_stream_with_one_reply_are_guarded_too() -> None:
+    async def count(requests: AsyncIterator[bytes], context: Any) -> bytes:
+        number = len([request async for request in requests])
+        if number > 2:
+            raise OverloadedError("full")
+        return str(number).encode()
+
+    def add(server: grpc.aio.Server) -> None:
+        handlers = {"Count": grpc.stream_unary_rpc_method_handler(count)}  # type: ignore[arg-type]
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Counter", handlers),))
+
+    async def requests(number: int) -> AsyncIterator[bytes]:
+        for _ in range(number):
+            yield b"x"
+
+    async with servicers(add) as client:
+        call: Any = client.channel.stream_unary("/test.Counter/Count")
+
+        assert await call(requests(2), timeout=WAIT_S) == b"2"
+        assert (await failure_of(call(requests(3), timeout=WAIT_S))).reason == "OVERLOADED"

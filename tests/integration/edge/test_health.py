@@ -1,0 +1,86 @@
+"""Health of the pair, as load balancers and people ask for it."""
+
+import asyncio
+import time
+
+import httpx
+import pytest
+
+from tests.integration.edge.conftest import Edge, StartEdge
+from tests.support.scripted_agent import AGENT_SERVICE, KNOWLEDGE_SERVICE, ScriptedAgent
+
+
+async def test_with_everything_up_all_is_ok(http: httpx.AsyncClient) -> None:
+    checks = {"edge": "ok", "agent": "ok", "knowledge": "ok"}
+
+    ready, health, live = [await http.get(path) for path in ("/readyz", "/health", "/livez")]
+
+    assert (ready.status_code, ready.json()) == (200, {"status": "ok", "checks": checks})
+    assert (health.status_code, live.status_code, live.json()) == (200, 200, {"status": "ok"})
+    assert (health.json()["status"], health.json()["checks"]) == ("ok", checks)
+    assert health.json()["version"]
+    assert health.json()["uptime_s"] > 0
+
+
+@pytest.mark.parametrize(("service", "part"), [(AGENT_SERVICE, "agent"), (KNOWLEDGE_SERVICE, "knowledge")])
+async def test_the_part_that_does_not_serve_is_named(
+    http: httpx.AsyncClient, agent: ScriptedAgent, service: str, part: str
+) -> None:
+    await agent.serving(service, value=False)
+
+    ready = await http.get("/readyz")
+    health = await http.get("/health")
+
+    assert (ready.status_code, ready.json()["status"], ready.json()["checks"][part]) == (
+        503,
+        "unavailable",
+        "not_serving",
+    )
+    assert list(ready.json()["checks"].values()).count("ok") == 2
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    await agent.serving(service)
+    assert (await http.get("/readyz")).status_code == 200
+
+
+async def test_a_service_that_is_not_there_does_not_serve(http: httpx.AsyncClient, agent: ScriptedAgent) -> None:
+    agent.health._server_status.pop(KNOWLEDGE_SERVICE)
+
+    assert (await http.get("/readyz")).json()["checks"]["knowledge"] == "not_serving"
+
+
+async def test_an_agent_that_is_away_is_unreachable_while_the_process_lives(
+    http: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    await agent.stop()
+
+    ready = await http.get("/readyz")
+
+    assert ready.status_code == 503
+    assert ready.json()["checks"] == {"edge": "ok", "agent": "unreachable", "knowledge": "unreachable"}
+    assert (await http.get("/livez")).status_code == 200
+    assert (await http.get("/health")).status_code == 200
+
+
+async def test_an_agent_that_does_not_answer_is_given_two_seconds(start_edge: StartEdge) -> None:
+    # Takes connections, says nothing.
+    silent = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    async with silent, start_edge(target=f"127.0.0.1:{silent.sockets[0].getsockname()[1]}") as edge:
+        begun_s = time.monotonic()
+        ready = await edge.http.get("/readyz")
+
+        assert time.monotonic() - begun_s < 4
+        assert ready.status_code == 503
+        assert ready.json()["checks"]["agent"] in {"timeout", "unreachable"}
+
+
+async def test_the_edge_starts_before_its_agent(start_edge: StartEdge, agent: ScriptedAgent) -> None:
+    await agent.stop()
+    async with start_edge() as edge:
+        assert (await edge.http.get("/readyz")).status_code == 503
+        await agent.start()
+        await _ready(edge)
+
+
+async def _ready(edge: Edge) -> None:
+    while (await edge.http.get("/readyz")).status_code != 200:
+        pass
