@@ -185,6 +185,11 @@ class Briefing(Protocol):
         """What that agent may answer from, as its prompt shows it; empty for an agent without documents."""
         ...
 
+    @property
+    def max_output_tokens(self) -> int | None:
+        """Most tokens that the caller allows this model call; None: the agent's own limit holds."""
+        ...
+
 
 class TokenSink(Protocol):
     """Takes the text of an answer as the model writes it."""

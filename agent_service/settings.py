@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from agent_service.errors import StartupError
 
 PREFIX = "AGENT_"
+STANDARD = frozenset({"OPENAI_API_KEY", "OPENAI_BASE_URL"})
+"""Names that other programs use, too, and that keep them."""
 
 
 class Settings(BaseSettings):
@@ -74,7 +76,8 @@ def load_settings(environ: Mapping[str, str] = os.environ, **overrides: Any) -> 
     known = {f"{PREFIX}{name.upper()}" for name, field in Settings.model_fields.items() if not field.validation_alias}
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            standard = name.removeprefix(PREFIX)
+            near = [standard] if standard in STANDARD else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise StartupError(f"{name} is not a setting of the agent service{hint}")
     try:

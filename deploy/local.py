@@ -4,12 +4,12 @@ Run as `python -m deploy.local`. Settings are those of the services, from the en
 AGENT_LISTEN by itself.
 """
 
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ READY_TIMEOUT_S = 180.0
 """The first start compiles modules and loads the documents; later ones take a few seconds."""
 
 STOP_TIMEOUT_S = 15.0
-POLL_S = 0.1
+POLL_S = 0.25
 
 
 class Service:
@@ -56,24 +56,25 @@ class Service:
 def service_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The children's environment: short drains suit a person who presses Ctrl-C; the edge finds the agent."""
     environment = {"AGENT_DRAIN_S": "5", **environ}
-    if "AGENT_LISTEN" in environ:
+    if environ.get("AGENT_LISTEN"):
         environment.setdefault("EDGE_AGENT_TARGET", environ["AGENT_LISTEN"])
     return environment
 
 
 def edge_url(environ: Mapping[str, str]) -> str:
-    """Where the edge listens, as a person on this machine reaches it."""
-    host = environ.get("EDGE_HOST", "127.0.0.1")
-    reachable = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound
-    return f"http://{reachable}:{environ.get('EDGE_PORT', '8000')}"
+    """Where the edge listens, as a person on this machine reaches it. Empty variables count as unset."""
+    host = environ.get("EDGE_HOST") or "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{environ.get('EDGE_PORT') or '8000'}"
 
 
 def is_ready(url: str) -> bool:
-    """Whether the edge says that both services can be used."""
+    """Whether the edge says that both services can be used. No proxy is asked for an address of our own."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as response:  # noqa: S310 - an address of our own
+        with direct.open(f"{url}/readyz", timeout=2) as response:
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
+    except (http.client.HTTPException, OSError, ValueError):
         return False
 
 

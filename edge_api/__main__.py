@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 # For error events to be written and sessions to be closed, after the grace period.
 LAST_WORDS_S = 3
 
+UNREAD_TIMEOUT_MS = 60_000
+
 
 class Server(uvicorn.Server):
     """uvicorn, which ends open streams with an error event after a grace period, instead of cutting them."""
@@ -85,6 +87,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
         for family, _, _, _, address in sorted(set(found)):
             sock = socket.create_server(address[:2], family=family)
             sockets.append(sock)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                # Inherited by what it accepts: the system drops a reader that was cut off and still takes nothing.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_TIMEOUT_MS)
     except OSError as err:
         for sock in sockets:
             sock.close()

@@ -67,13 +67,15 @@ class ExtractiveModel(Model):
                 [events.function_call(tool_name)], model=MODEL_NAME, usage=(read, 1), sequence_number=0
             )
             return
-        pieces = PIECES.findall(await self._answer())[: model_settings.max_tokens]
+        words = PIECES.findall(await self._answer())
+        pieces = words[: model_settings.max_tokens]
         item = events.message("".join(pieces))
         for number, piece in enumerate(pieces):
             if number and self._delay_s:
                 await asyncio.sleep(self._delay_s)
             yield events.text_delta(item.id, piece, number)
-        yield events.completed([item], model=MODEL_NAME, usage=(read, len(pieces)), sequence_number=len(pieces))
+        ending = events.completed if len(pieces) == len(words) else events.incomplete
+        yield ending([item], model=MODEL_NAME, usage=(read, len(pieces)), sequence_number=len(pieces))
 
     async def get_response(  # noqa: PLR0913, PLR0917 - the SDK's signature
         self,
@@ -105,7 +107,7 @@ class ExtractiveModel(Model):
         output: list[ResponseOutputItem] = []
         usage = Usage(requests=1)
         async for event in stream:
-            if event.type == "response.completed" and event.response.usage is not None:
+            if event.type in {"response.completed", "response.incomplete"} and event.response.usage is not None:
                 output = event.response.output
                 usage.input_tokens = event.response.usage.input_tokens
                 usage.output_tokens = event.response.usage.output_tokens
@@ -126,17 +128,21 @@ class ExtractiveModel(Model):
 
 
 def compose(sentences: Sequence[SupportedSentence]) -> str:
-    """Quoted sentences as an answer: each with its marker; what has lines of its own (code) in a paragraph apart."""
+    """Quoted sentences as an answer: each with its marker; code, which has lines of its own, in a fence."""
     answer = ""
     apart = False
     for quoted in sentences:
-        block = "\n" in quoted.sentence.text
+        text = quoted.sentence.text
+        block = "\n" in text
         if answer:
             answer += "\n\n" if block or apart else " "
-        text = quoted.sentence.text
-        answer += f"{text}\n[{quoted.source.marker}]" if block else f"{text} [{quoted.source.marker}]"
+        answer += f"{_fenced(text)}\n[{quoted.source.marker}]" if block else f"{text} [{quoted.source.marker}]"
         apart = block
     return answer
+
+
+def _fenced(code: str) -> str:
+    return code if code.startswith("```") else f"```\n{code}\n```"
 
 
 def _words(text: str) -> int:

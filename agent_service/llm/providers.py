@@ -5,12 +5,12 @@ from collections.abc import Callable
 from agents import (
     Model,
     ModelProvider,
-    OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     set_tracing_disabled,
 )
 from openai import AsyncOpenAI, Timeout
 
+from agent_service.llm.chat import ChatModel
 from agent_service.llm.extractive import MODEL_NAME, ExtractiveModel
 from agent_service.llm.streaming import StreamToSink
 from agent_service.ports import Briefing, EvidenceRouter, SentenceSelector, TokenSink
@@ -24,8 +24,8 @@ def never_trace() -> None:
 class OfflineProvider(ModelProvider):
     """The extractive model, whatever name the roster gives."""
 
-    def __init__(self, model: ExtractiveModel, sink: TokenSink) -> None:
-        self._model = StreamToSink(model, sink)
+    def __init__(self, model: ExtractiveModel, briefing: Briefing, sink: TokenSink) -> None:
+        self._model = StreamToSink(model, sink, briefing)
 
     def get_model(self, model_name: str | None) -> Model:  # noqa: ARG002 - there is one
         """The turn's model."""
@@ -35,14 +35,15 @@ class OfflineProvider(ModelProvider):
 class HostedProvider(ModelProvider):
     """Models of an OpenAI-compatible server by name."""
 
-    def __init__(self, make: Callable[[str], Model], default_model: str, sink: TokenSink) -> None:
+    def __init__(self, make: Callable[[str], Model], default_model: str, briefing: Briefing, sink: TokenSink) -> None:
         self._make = make
         self._default_model = default_model
+        self._briefing = briefing
         self._sink = sink
 
     def get_model(self, model_name: str | None) -> Model:
         """The named model, else the default one."""
-        return StreamToSink(self._make(model_name or self._default_model), self._sink)
+        return StreamToSink(self._make(model_name or self._default_model), self._sink, self._briefing)
 
 
 class OfflineModels:
@@ -56,7 +57,8 @@ class OfflineModels:
 
     def for_turn(self, briefing: Briefing, sink: TokenSink) -> ModelProvider:
         """A provider that reads this turn's table and writes to its sink."""
-        return OfflineProvider(ExtractiveModel(briefing, self._router, self._selector, delay_s=self._delay_s), sink)
+        model = ExtractiveModel(briefing, self._router, self._selector, delay_s=self._delay_s)
+        return OfflineProvider(model, briefing, sink)
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -74,14 +76,14 @@ class HostedModels:
         self._api = api
         self.default_model = default_model
 
-    def for_turn(self, briefing: Briefing, sink: TokenSink) -> ModelProvider:  # noqa: ARG002 - it reads its prompt
-        """A provider that writes to this turn's sink."""
-        return HostedProvider(self._model, self.default_model, sink)
+    def for_turn(self, briefing: Briefing, sink: TokenSink) -> ModelProvider:
+        """A provider that reads this turn's limits and writes to its sink."""
+        return HostedProvider(self._model, self.default_model, briefing, sink)
 
     def _model(self, name: str) -> Model:
         if self._api == "responses":
             return OpenAIResponsesModel(model=name, openai_client=self._client)
-        return OpenAIChatCompletionsModel(model=name, openai_client=self._client)
+        return ChatModel(model=name, openai_client=self._client)
 
     async def close(self) -> None:
         """Close the HTTP client."""

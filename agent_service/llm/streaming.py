@@ -9,19 +9,21 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
-from agents import ModelBehaviorError, ModelResponse, Usage
+from agents import ModelResponse, Usage
 from agents.agent_output import AgentOutputSchemaBase
 from agents.handoffs import Handoff
 from agents.items import TResponseInputItem, TResponseStreamEvent
 from agents.model_settings import ModelSettings
 from agents.models.interface import Model, ModelTracing
 from agents.tool import Tool
-from openai import APIConnectionError, APIError, APIStatusError, InternalServerError, RateLimitError
+from openai import APIConnectionError, APIStatusError, InternalServerError, RateLimitError
 from openai.types.responses import Response
 from openai.types.responses.response_prompt_param import ResponsePromptParam
+from pydantic import BaseModel
 
-from agent_service.errors import ModelFailedError, ModelRateLimitedError, ModelUnavailableError
-from agent_service.ports import TokenSink
+from agent_service.errors import AgentServiceError, ModelFailedError, ModelRateLimitedError, ModelUnavailableError
+from agent_service.llm.events import message
+from agent_service.ports import Briefing, TokenSink
 from agent_service.types import Outcome
 
 
@@ -31,9 +33,11 @@ class StreamToSink(Model):
     Errors of the openai package become the service's own here, where their meaning is known.
     """
 
-    def __init__(self, inner: Model, sink: TokenSink) -> None:
+    def __init__(self, inner: Model, sink: TokenSink, briefing: Briefing | None = None) -> None:
+        """`briefing`: whose caller may limit the answer; None: nobody does."""
         self._inner = inner
         self._sink = sink
+        self._briefing = briefing
 
     async def get_response(  # noqa: PLR0913, PLR0917 - the SDK's signature
         self,
@@ -59,7 +63,7 @@ class StreamToSink(Model):
         events = self._inner.stream_response(
             system_instructions,
             input,
-            model_settings,
+            self._limited(model_settings),
             tools,
             output_schema,
             handoffs,
@@ -68,23 +72,17 @@ class StreamToSink(Model):
             conversation_id=conversation_id,
             prompt=prompt,
         )
-        try:
-            # Every SDK model streams from an async generator; closing it aborts the HTTP request.
-            async with aclosing(cast("AsyncGenerator[TResponseStreamEvent]", events)):
-                response = await self._drain(events)
-        except RateLimitError as err:
-            raise ModelRateLimitedError(
-                "the model's provider limits requests", retry_after_s=_retry_after_s(err)
-            ) from err
-        except (APIConnectionError, InternalServerError) as err:
-            raise ModelUnavailableError("the model's provider did not answer") from err
-        except (APIError, ModelBehaviorError, ValueError) as err:
-            raise ModelFailedError("the model's answer could not be understood") from err
-        limit = model_settings.max_tokens
-        if limit is not None and response.usage is not None and response.usage.output_tokens >= limit:
-            # Chat Completions models of the SDK do not pass the finish reason on.
-            self._sink.ended(Outcome.TRUNCATED)
-        return ModelResponse(output=response.output, usage=_usage(response), response_id=response.id)
+        async with aclosing(_translated(events)) as understood:
+            response = await self._drain(understood)
+        # A run needs something final, even where a limit left nothing to say.
+        output = response.output or [message("")]
+        return ModelResponse(output=output, usage=_usage(response), response_id=response.id)
+
+    def _limited(self, settings: ModelSettings) -> ModelSettings:
+        """The agent's settings, with the caller's limit where that is lower."""
+        allowed = self._briefing.max_output_tokens if self._briefing else None
+        limits = [limit for limit in (settings.max_tokens, allowed) if limit is not None]
+        return settings.resolve(ModelSettings(max_tokens=min(limits))) if limits else settings
 
     async def _drain(self, events: AsyncIterator[TResponseStreamEvent]) -> Response:
         async for event in events:
@@ -98,7 +96,9 @@ class StreamToSink(Model):
             elif event.type == "response.completed":
                 return event.response
             elif event.type == "response.incomplete":
-                self._sink.ended(Outcome.TRUNCATED)
+                details = event.response.incomplete_details
+                refused = details is not None and details.reason == "content_filter"
+                self._sink.ended(Outcome.REFUSED if refused else Outcome.TRUNCATED)
                 return event.response
             elif event.type in {"response.failed", "error"}:
                 raise ModelFailedError("the model's provider reported a failure")
@@ -107,6 +107,31 @@ class StreamToSink(Model):
     def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[TResponseStreamEvent]:
         """Not offered: the runner asks for whole responses, and the sink has the stream."""
         raise TypeError("StreamToSink answers Runner.run, not Runner.run_streamed")
+
+
+async def _translated(events: AsyncIterator[TResponseStreamEvent]) -> AsyncGenerator[TResponseStreamEvent]:
+    """A model's events; whatever goes wrong in reading them is one of the service's own errors.
+
+    Closing this closes the model's stream, which aborts the HTTP request.
+    """
+    try:
+        # Every SDK model streams from an async generator.
+        async with aclosing(cast("AsyncGenerator[TResponseStreamEvent]", events)):
+            async for event in events:
+                if not isinstance(event, BaseModel):
+                    raise ModelFailedError("the model's provider sent something that is no event")
+                yield event
+    except AgentServiceError:
+        raise
+    except RateLimitError as err:
+        raise ModelRateLimitedError("the model's provider limits requests", retry_after_s=_retry_after_s(err)) from err
+    except InternalServerError as err:
+        raise ModelUnavailableError("the model's provider failed", retry_after_s=_retry_after_s(err)) from err
+    except APIConnectionError as err:
+        raise ModelUnavailableError("the model's provider did not answer") from err
+    except Exception as err:
+        # The SDK builds its objects from a provider's JSON unchecked: nonsense can fail as anything at all.
+        raise ModelFailedError("the model's answer could not be understood") from err
 
 
 def _usage(response: Response) -> Usage:

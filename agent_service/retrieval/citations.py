@@ -1,14 +1,19 @@
 """From the markers of an answer to citations whose quotes stand in the stored documents."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent_service.ports import TermEncoder, VectorStore
 from agent_service.types import Caller, CheckedCitations, Citation, DocumentId, Sentence, Source, Span, StoredDocument
 
-MARKERS = re.compile(r"(?:\s?\[\d{1,3}\])+")
+MARKERS = re.compile(r"\s*\[\d{1,3}\](?:[\s,;]*\[\d{1,3}\])*")
 MARKER = re.compile(r"\[(\d{1,3})\]")
+INDEX = re.compile(r"(?<=\w)\[\d{1,3}\](?=\.?\w|\()")
+"""As in items[0].price: no marker, but a place in something."""
+
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+FENCE = re.compile(r"\A```\w*\n(.*)\n```\Z", re.DOTALL)
 STATEMENT_END = re.compile(r"[.!?][\"')\]]*\s+|\n+")
 
 LEAST_OVERLAP = 0.3
@@ -18,29 +23,51 @@ its names and figures, while a wrong marker shares little beyond the subject."""
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A part of the answer that ends in markers. `span` covers both."""
+    """A part of the answer that ends in markers: its last sentence. `span` covers text and markers.
+
+    `reach` is where everything since the markers before begins: all of that is the statement where it is one quote.
+    """
 
     text: str
     span: Span
     markers: tuple[int, ...]
+    reach: int
 
 
 def statements(answer: str) -> Iterator[Statement]:
-    """The statements with markers, in order. A statement reaches back to the sentence or marker before it.
+    """The statements with markers, in order.
 
-    Markers after the full stop belong to the sentence before ("... annually. [1]").
+    Markers after the full stop belong to the sentence before ("... annually. [1]"). What looks like a marker in code
+    is none.
     """
+    # Same length, so that places in it are places in the answer.
+    prose = INDEX.sub(_blank, CODE.sub(_blank, answer))
     floor = 0
-    for group in MARKERS.finditer(answer):
-        body = answer[floor : group.start()].rstrip()
-        start = floor
-        for end in STATEMENT_END.finditer(body):
-            start = floor + end.end()
-        while start < group.start() and answer[start].isspace():
-            start += 1
+    for group in MARKERS.finditer(prose):
+        text_end = len(answer[: group.start()].rstrip())
+        reach = _skip_space(answer, floor)
+        start = reach
+        for boundary in STATEMENT_END.finditer(prose, reach, text_end):
+            start = boundary.end()
         markers = tuple(dict.fromkeys(int(number) for number in MARKER.findall(group.group())))
-        yield Statement(answer[start : group.start()].strip(), Span(start, group.end()), markers)
+        yield Statement(answer[start:text_end], Span(start, group.end()), markers, reach)
         floor = group.end()
+
+
+def _blank(match: re.Match[str]) -> str:
+    return "x" * len(match.group())
+
+
+def _skip_space(text: str, place: int) -> int:
+    # What ends the sentence before may stand behind its markers ("... annually [1]. And ...").
+    while place < len(text) and (text[place].isspace() or text[place] in ".,;:"):
+        place += 1
+    return place
+
+
+def _unfenced(text: str) -> str:
+    fenced = FENCE.match(text)
+    return fenced.group(1) if fenced else text
 
 
 class StoredQuoteChecker:
@@ -62,27 +89,33 @@ class StoredQuoteChecker:
         dropped = 0
         for statement in statements(answer):
             for marker in statement.markers:
-                citation = self._cite(statement, marker, by_marker)
+                citation = self._cite(answer, statement, by_marker.get(marker), marker)
                 if citation is not None and await self._stands(citation, documents, caller):
                     citations.append(citation)
                 else:
                     dropped += 1
         return CheckedCitations(tuple(citations), dropped)
 
-    def _cite(self, statement: Statement, marker: int, by_marker: Mapping[int, Source]) -> Citation | None:
-        source = by_marker.get(marker)
-        sentence = self._quote(statement.text, source.passage.sentences) if source else None
-        if source is None or sentence is None:
+    def _cite(self, answer: str, statement: Statement, source: Source | None, marker: int) -> Citation | None:
+        if source is None:
             return None
-        start = sentence.span.start - source.passage.span.start
-        end = sentence.span.end - source.passage.span.start
+        start = statement.reach
+        text_end = statement.span.start + len(statement.text)
+        everything = _unfenced(answer[start:text_end])
+        sentence = next((s for s in source.passage.sentences if s.text == everything), None)
+        if sentence is None:
+            start = statement.span.start
+            sentence = self._quote(_unfenced(statement.text), source.passage.sentences)
+        if sentence is None:
+            return None
+        offset = source.passage.span.start
         return Citation(
             marker=marker,
-            answer_span=statement.span,
+            answer_span=Span(start, statement.span.end),
             passage=source.passage,
             heading=sentence.heading,
             source_span=sentence.span,
-            quote=source.passage.text[start:end],
+            quote=source.passage.text[sentence.span.start - offset : sentence.span.end - offset],
         )
 
     def _quote(self, statement: str, sentences: Sequence[Sentence]) -> Sentence | None:

@@ -11,7 +11,8 @@ CHARACTERS_PER_TOKEN = 4
 
 def estimate_tokens(characters: int) -> int:
     """About how many model tokens a text of that many characters has. At least 1."""
-    return max(1, characters // CHARACTERS_PER_TOKEN)
+    # Rounded up, so that the estimate of a whole never exceeds the sum over its parts.
+    return max(1, -(-characters // CHARACTERS_PER_TOKEN))
 
 
 def merge_neighbours(hits: Sequence[ScoredPassage]) -> list[ScoredPassage]:
@@ -52,20 +53,21 @@ def _join(run: Sequence[ScoredPassage]) -> ScoredPassage:
     return ScoredPassage(whole, max(hit.score for hit in run))
 
 
-def number(hits: Iterable[ScoredPassage], *, budget_tokens: int) -> tuple[Source, ...]:
-    """Number passages from 1, in order, as long as they fit the budget; one that does not fit is passed over.
+def offer(hits: Iterable[ScoredPassage], *, budget_tokens: int) -> tuple[Source, ...]:
+    """The hits that fit the budget, best first, neighbours merged, numbered from 1.
 
-    The first is always offered: an agent with a budget too small for any passage could never answer.
+    One that does not fit is passed over for a smaller one. The first is always offered: an agent with a budget too
+    small for any passage could never answer.
     """
-    sources: list[Source] = []
+    chosen: list[ScoredPassage] = []
     left = budget_tokens
     for hit in hits:
         cost = estimate_tokens(len(hit.passage.text))
-        if cost > left and sources:
-            continue
-        left -= cost
-        sources.append(Source(len(sources) + 1, hit.passage, hit.score))
-    return tuple(sources)
+        if cost <= left or not chosen:
+            left -= cost
+            chosen.append(hit)
+    merged = merge_neighbours(chosen)
+    return tuple(Source(marker, hit.passage, hit.score) for marker, hit in enumerate(merged, start=1))
 
 
 def whole(document_parts: Sequence[Passage], text: str) -> Passage:

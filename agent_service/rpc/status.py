@@ -32,6 +32,11 @@ from agent_service.errors import (
 DOMAIN = "answerdesk"
 """`ErrorInfo.domain` of every error of these services."""
 
+LONGEST_NAME = 200
+MOST_VIOLATIONS = 10
+"""A status travels in HTTP/2 headers, of which a receiver takes 8 KiB by default; beyond that it would arrive as
+another error. A caller who broke more rules hears of the first ones."""
+
 CODES: Mapping[type[AgentServiceError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     BudgetExceededError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -55,7 +60,7 @@ CODES: Mapping[type[AgentServiceError], grpc.StatusCode] = {
 def to_status(err: AgentServiceError) -> status_pb2.Status:
     """The whole status of an error: code, message, ErrorInfo and what else its kind carries."""
     code: int = CODES[type(err)].value[0]
-    return _status(code, str(err), [_error_info(err.reason), *_details(err)])
+    return _status(code, str(err)[: 2 * LONGEST_NAME], [_error_info(err.reason), *_details(err)])
 
 
 def internal() -> status_pb2.Status:
@@ -68,18 +73,20 @@ def _details(err: AgentServiceError) -> list[Message]:
     details: list[Message] = []
     if isinstance(err, InvalidRequestError):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in err.violations
+            error_details_pb2.BadRequest.FieldViolation(
+                field=v.field[:LONGEST_NAME], description=v.description[:LONGEST_NAME]
+            )
+            for v in err.violations[:MOST_VIOLATIONS]
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
     if isinstance(err, UnknownResourceError):
-        details.append(error_details_pb2.ResourceInfo(resource_type=err.kind, resource_name=err.name))
+        details.append(error_details_pb2.ResourceInfo(resource_type=err.kind, resource_name=err.name[:LONGEST_NAME]))
     if isinstance(err, CollectionNotReadyError):
         violations_ = [
             error_details_pb2.PreconditionFailure.Violation(
-                type="COLLECTION_NOT_READY", subject=name, description="nothing was ingested yet"
+                type="COLLECTION_NOT_READY", subject=name[:LONGEST_NAME], description="nothing was ingested yet"
             )
-            for name in err.collections
+            for name in err.collections[:MOST_VIOLATIONS]
         ]
         details.append(error_details_pb2.PreconditionFailure(violations=violations_))
     if isinstance(err, RetryableError):

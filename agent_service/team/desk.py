@@ -56,6 +56,11 @@ class TurnDesk:
         return self.context.sources if self.context else ()
 
     @property
+    def max_output_tokens(self) -> int | None:
+        """See `Briefing`. The caller limits the answer, not the way to who gives it."""
+        return self.request.max_output_tokens if self.context else None
+
+    @property
     def strategy(self) -> Strategy | None:
         """How the agent that holds the turn gathered its context."""
         return self.context.strategy if self.context else None
@@ -69,6 +74,7 @@ class TurnDesk:
         """Another agent holds the turn from here on."""
         self.agents.append(agent)
         self.context = context
+        self.special_outcome = None
 
     def write(self, text: str) -> None:
         """See `TokenSink`."""

@@ -1,5 +1,6 @@
 """What a model reads: retrieved text, fenced and numbered, beside instructions that say it is data."""
 
+import re
 from collections.abc import Sequence
 from xml.sax.saxutils import quoteattr
 
@@ -13,6 +14,10 @@ SOURCES_ARE_DATA = (
 )
 
 
+FENCE = re.compile(r"<(\s*/?\s*source)", re.IGNORECASE)
+"""What could pass for the beginning or the end of a quotation."""
+
+
 def fence(sources: Sequence[Source]) -> str:
     """Sources as numbered, fenced text.
 
@@ -24,7 +29,7 @@ def fence(sources: Sequence[Source]) -> str:
         attributes = f'number="{source.marker}" title={quoteattr(passage.title)}'
         if passage.heading:
             attributes += f" heading={quoteattr(passage.heading)}"
-        text = passage.text.replace("<source", "&lt;source").replace("</source", "&lt;/source").strip()
+        text = FENCE.sub(r"&lt;\1", passage.text).strip()
         blocks.append(f"<source {attributes}>\n{text}\n</source>")
     if not sources:
         blocks.append("(no source was found for this question)")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from agents import Agent, ModelProvider, ModelResponse, ModelSettings, RunConfig, RunContextWrapper, RunHooks, Runner
+from agents import Agent, ModelProvider, ModelResponse, RunConfig, RunContextWrapper, RunHooks, Runner
 from agents.exceptions import AgentsException, ModelRefusalError
 from agents.items import TResponseInputItem
 from agents.run_config import CallModelData, ModelInputData
@@ -81,7 +81,6 @@ class TeamAnswerer:
         """See `Answerer.answer`."""
         desk = TurnDesk(request, events, self._clock)
         start = self._start(request)
-        self._within_window(request, self._specs(start))
         items = conversation(request.history, request.message)
         try:
             await Runner.run(
@@ -92,7 +91,6 @@ class TeamAnswerer:
                 hooks=_ModelCallHooks(desk),
                 run_config=RunConfig(
                     model_provider=self._models.for_turn(desk, desk),
-                    model_settings=_limits(request, self._specs(start)),
                     tracing_disabled=True,
                     call_model_input_filter=self._brief,
                 ),
@@ -120,13 +118,6 @@ class TeamAnswerer:
             raise UnknownAgentError(agent.name)
         return spec
 
-    def _within_window(self, request: TurnRequest, spec: AgentSpec) -> None:
-        characters = len(request.message) + sum(len(m.content) for m in request.history)
-        tokens = characters // CHARACTERS_PER_TOKEN
-        if tokens > spec.max_input_tokens:
-            rule = f"message and history have about {tokens} tokens; {spec.name} takes {spec.max_input_tokens}"
-            raise BudgetExceededError(FieldViolation("history", rule))
-
     async def _brief(self, call: CallModelData[TurnDesk]) -> ModelInputData:
         """Before each model call: gather context where the agent just took over, and put it into the input."""
         desk, data = call.context, call.model_data
@@ -134,6 +125,7 @@ class TeamAnswerer:
             raise TypeError("a run of the team needs its desk")
         spec = self._specs(call.agent)
         if not desk.agents or desk.agent != spec.agent:
+            _require_window(desk.request, spec)
             await self._take_over(desk, spec)
         if desk.context is None:
             return data
@@ -158,8 +150,8 @@ class TeamAnswerer:
         checked = await self._citations.check(desk.answer, desk.sources, desk.request.caller)
         desk.stage("citations", started)
         context = desk.context
-        cached = context.cached if context else ()
-        keeper = desk.agent if context else desk.request.state.agent
+        # Who has no documents takes no conversation over: the next message goes to whoever had it.
+        kept = State(desk.agent, context.cached) if context else desk.request.state
         events.emit(
             Completed(
                 status=TurnStatus.COMPLETED,
@@ -169,7 +161,7 @@ class TeamAnswerer:
                 citations=checked.citations,
                 usage=desk.usage,
                 trace=_trace(desk, checked),
-                state=State(keeper, cached),
+                state=kept,
             )
         )
 
@@ -208,11 +200,13 @@ class _ModelCallHooks(RunHooks[TurnDesk]):
         )
 
 
-def _limits(request: TurnRequest, spec: AgentSpec) -> ModelSettings | None:
-    """What the caller allows, within what the first agent may; None: each agent's own limit."""
-    if request.max_output_tokens is None:
-        return None
-    return ModelSettings(max_tokens=min(request.max_output_tokens, spec.max_output_tokens))
+def _require_window(request: TurnRequest, spec: AgentSpec) -> None:
+    """Raise BudgetExceededError where the conversation is more than the agent takes."""
+    characters = len(request.message) + sum(len(m.content) for m in request.history)
+    tokens = characters // CHARACTERS_PER_TOKEN
+    if tokens > spec.max_input_tokens:
+        rule = f"message and history have about {tokens} tokens; {spec.name} takes {spec.max_input_tokens}"
+        raise BudgetExceededError(FieldViolation("history", rule))
 
 
 def _outcome(desk: TurnDesk, checked: CheckedCitations) -> Outcome:
@@ -231,7 +225,7 @@ def _trace(desk: TurnDesk, checked: CheckedCitations) -> Trace:
     elif desk.request.state.agent == desk.agent:
         chosen = "holds the conversation"
     else:
-        chosen = "no specialist's documents bear on the question"
+        chosen = "is the entry of the team" if context else "no specialist's documents bear on the question"
     return Trace(
         agent=desk.agent,
         strategy=desk.strategy,

@@ -34,6 +34,8 @@ class AgentSpec(BaseModel):
     def _documents_need_a_strategy(self) -> Self:
         if bool(self.collections) != (self.strategy is not None):
             raise ValueError(f"agent {self.name!r}: collections and strategy go together")
+        if self.name in self.hands_off_to:
+            raise ValueError(f"agent {self.name!r}: hands off to itself")
         return self
 
     @property
@@ -114,4 +116,6 @@ def load_roster(path: Path = DEFAULT_ROSTER) -> Roster:
     except ValidationError as err:
         rules = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'roster'}: {e['msg']}" for e in err.errors())
         raise StartupError(f"AGENT_ROSTER {path}: {rules}") from err
+    if empty := sorted(name for name, prompt in prompts.items() if not prompt):
+        raise StartupError(f"AGENT_ROSTER {path}: these agents have an empty prompt file: {empty}")
     return roster.model_copy(update={"prompts": prompts})

@@ -6,11 +6,9 @@ import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
 from dataclasses import replace
 
 from agent_service.errors import (
-    AgentServiceError,
     DeadlineError,
     DrainingError,
     OverloadedError,
@@ -19,15 +17,12 @@ from agent_service.errors import (
 from agent_service.ports import Answerer
 from agent_service.turns.log_memory import TurnLog
 from agent_service.types import (
-    AgentName,
-    Completed,
     OnDisconnect,
     RequestId,
     Started,
     TurnEvent,
     TurnId,
     TurnRequest,
-    TurnStatus,
 )
 
 log = logging.getLogger(__name__)
@@ -52,6 +47,7 @@ class Turn:
         self.task: asyncio.Task[None] | None = None
         self.followers = 0
         self.abandoned: asyncio.TimerHandle | None = None
+        self.expiry: asyncio.TimerHandle | None = None
 
 
 class TurnHost:
@@ -119,40 +115,38 @@ class TurnHost:
         self._running.add(turn)
         limit_s = self._turn_timeout_s if budget_s is None else min(budget_s, self._turn_timeout_s)
         turn.task = asyncio.create_task(self._run(turn, limit_s), name=f"turn {turn.id}")
+        # A callback and not the task's own ending: a task that is cancelled at once never gets to run.
+        turn.task.add_done_callback(lambda task: self._ended(turn, task))
         return turn
 
     async def _run(self, turn: Turn, limit_s: float) -> None:
-        failure: Exception | None = None
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s) as limit:
                 await self._answerer.answer(turn.request, turn.log)
-        except TimeoutError:
-            failure = DeadlineError("the time for this turn is up")
-        except AgentServiceError as err:
-            failure = err
-        except asyncio.CancelledError:
-            # Cancelled by the host alone: everybody left, or the drain is over. What was written is kept.
-            failure = _interrupt(turn)
-        except Exception as err:  # noqa: BLE001 - whatever it is, followers must hear of it; the boundary logs it
-            failure = err
-        finally:
-            turn.log.close(failure)
-            self._retire(turn)
+        except TimeoutError as err:
+            if limit.expired():
+                raise DeadlineError("the time for this turn is up") from err
+            raise
 
-    def _retire(self, turn: Turn) -> None:
+    def _ended(self, turn: Turn, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            # By the host alone: everybody left, or the drain is over. What was written is kept.
+            turn.log.interrupt(turn.request)
+            turn.log.close()
+        else:
+            failure = task.exception()
+            turn.log.close(failure if isinstance(failure, Exception) else None)
         self._running.discard(turn)
         if turn.abandoned is not None:
             turn.abandoned.cancel()
-        ended = len(self._turns) - len(self._running)
-        if ended > KEPT_TURNS:
-            oldest = next(key for key, kept in self._turns.items() if kept.log.closed)
-            del self._turns[oldest]
-        asyncio.get_running_loop().call_later(self._keep_s, self._forget, turn)
+        turn.expiry = task.get_loop().call_later(self._keep_s, self._forget, turn)
+        if len(self._turns) - len(self._running) > KEPT_TURNS:
+            self._forget(next(kept for kept in self._turns.values() if kept.log.closed))
 
     def _forget(self, turn: Turn) -> None:
-        with suppress(KeyError):
-            if self._turns[_key(turn.request)] is turn:
-                del self._turns[_key(turn.request)]
+        if turn.expiry is not None:
+            turn.expiry.cancel()
+        self._turns.pop(_key(turn.request), None)
 
     async def _follow(self, turn: Turn) -> AsyncGenerator[TurnEvent]:
         turn.followers += 1
@@ -177,23 +171,10 @@ class TurnHost:
 
 
 def fingerprint(request: TurnRequest) -> str:
-    """Tells requests under one id apart: a digest of everything in them that decides the answer."""
-    parts = (request.message, request.agent, request.history, request.state, request.max_output_tokens)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    """Tells requests under one id apart: a digest of all that decides the answer, the caller's groups included."""
+    asked = (request.message, request.agent, request.history, request.state, request.max_output_tokens)
+    return hashlib.sha256(repr((asked, request.caller.groups)).encode()).hexdigest()
 
 
 def _key(request: TurnRequest) -> TurnKey:
     return request.caller.tenant, request.caller.subject, request.request_id
-
-
-def _interrupt(turn: Turn) -> Exception | None:
-    turn.log.emit(
-        Completed(
-            status=TurnStatus.INTERRUPTED,
-            outcome=None,
-            agent=turn.request.agent or AgentName(""),
-            strategy=None,
-            state=turn.request.state,
-        )
-    )
-    return None

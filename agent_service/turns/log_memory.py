@@ -4,7 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from agent_service.errors import ModelFailedError
-from agent_service.types import Event, Sources, Token, TurnEvent, TurnId
+from agent_service.types import (
+    AgentName,
+    AgentSelected,
+    Completed,
+    Event,
+    Sources,
+    Token,
+    TurnEvent,
+    TurnId,
+    TurnRequest,
+    TurnStatus,
+)
 
 MAX_LOG_BYTES = 256 * 1024
 """Bound of a turn's log: text of tokens and sources, the parts that a model or a document decides the size of."""
@@ -43,6 +54,17 @@ class TurnLog:
         self._events.append(TurnEvent(self._turn_id, len(self._events) + 1, event))
         self._wake()
 
+    def interrupt(self, request: TurnRequest) -> None:
+        """Append the end of a turn that was cut off, unless it has one.
+
+        Who answered is what the log says, else who was asked; the conversation keeps what it had before.
+        """
+        if self._events and isinstance(self._events[-1].event, Completed):
+            return
+        selected = [each.event for each in self._events if isinstance(each.event, AgentSelected)]
+        last = selected[-1] if selected else AgentSelected(request.agent or AgentName(""), None)
+        self.emit(Completed(TurnStatus.INTERRUPTED, None, last.agent, last.strategy, state=request.state))
+
     def close(self, failure: Exception | None = None) -> None:
         """End the log: every reader gets what is left, then the failure, if any."""
         self._closed = True
@@ -62,7 +84,7 @@ class TurnLog:
                 position += 1
             if self._closed:
                 if self._failure is not None:
-                    raise self._failure
+                    raise self._failure.with_traceback(None)
                 return
             await self._changed.wait()
 

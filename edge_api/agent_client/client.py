@@ -134,6 +134,8 @@ class AgentClient:
 async def connect(target: str, *, turn_timeout_s: float) -> AsyncIterator[AgentClient]:
     """A client on a channel of its own; an agent that is away is looked for again by itself."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        # Connect now; else the first question waits for it.
+        channel.get_state(try_to_connect=True)
         yield AgentClient(channel, turn_timeout_s=turn_timeout_s)
 
 

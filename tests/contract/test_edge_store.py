@@ -204,13 +204,23 @@ async def test_panicking_engine_is_unavailable(store: EdgeStore) -> None:
     assert await store.collections() == {}
 
 
-async def test_engine_that_cannot_close_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_engine_that_cannot_close_is_logged_and_the_directory_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class FullDisk:
+        """In the place of a shard: a disk cannot be filled here."""
+
+        def close(self) -> None:
+            raise OSError("no space left on device")
+
     store = await EdgeStore.open(folder)
-    await store._call(lambda shard: shard.close())
+    shard = store._shard
+    monkeypatch.setattr(store, "_shard", FullDisk())
 
     await store.close()
 
-    assert caplog.messages in ([], ["the embedded store did not close cleanly"])
+    assert caplog.messages == ["the embedded store did not close cleanly"]
+    shard.close()
     await (await EdgeStore.open(folder)).close()
 
 

@@ -41,8 +41,9 @@ from agent_service.types import (
 from tests.conftest import ROOT
 from tests.support.served import WAIT_S, Client, Failure, failure_of, on_one_loop, servicers
 
-SECRET = "hunter2-sk-live-4711"  # noqa: S105 - planted
+SECRET = "hunter2-sk-live-4711"
 
+REASONS = frozenset(error_reason_pb2.ErrorReason.keys())
 REGISTRY = ROOT / "protos/answerdesk/v1/error_reason.proto"
 
 
@@ -104,7 +105,7 @@ def kinds_of(error: AgentServiceError) -> list[str]:
 @pytest.mark.parametrize("kind", RAISED, ids=lambda kind: kind.__name__)
 def test_every_error_has_a_code_and_a_reason_on_the_wire(kind: type[AgentServiceError]) -> None:
     assert kind in CODES
-    assert f"ERROR_REASON_{kind.reason}" in error_reason_pb2.ErrorReason.keys()
+    assert f"ERROR_REASON_{kind.reason}" in REASONS
 
 
 def test_the_table_of_codes_has_no_row_without_an_error() -> None:
@@ -121,16 +122,16 @@ def test_every_error_carries_what_the_architecture_promises(kind: type[AgentServ
 
 
 def test_every_reason_of_the_registry_is_promised_a_code() -> None:
-    registered = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}
+    registered = {name.removeprefix("ERROR_REASON_") for name in REASONS}
 
     assert registered - {"UNSPECIFIED"} == set(PROMISED)
 
 
 def test_the_registry_documents_each_reason_with_its_code() -> None:
-    documented = dict(
-        (name, comment)
+    documented = {
+        name: comment
         for comment, name in re.findall(r"((?:\s*//[^\n]*\n)+)\s*ERROR_REASON_(\w+) = \d+;", REGISTRY.read_text())
-    )
+    }
 
     assert set(documented) == {*PROMISED, "UNSPECIFIED"}
     for reason, (code, details) in PROMISED.items():
@@ -351,14 +352,16 @@ async def test_the_identity_of_an_error_has_the_services_domain() -> None:
 
 
 @on_one_loop
-@pytest.mark.parametrize("length", [100, 5_000, 100_000])
-async def test_an_error_that_names_something_long_still_arrives_whole(length: int) -> None:
-    # A client refuses trailers of more than 8 KiB and then sees neither code nor reason.
-    for error in (errors.UnknownAgentError("x" * length), errors.UnknownCollectionError("é" * length)):
+@pytest.mark.parametrize("character", ["x", "é", "\U0001f600", "'", "\n"], ids=["x", "é", "grin", "quote", "newline"])
+@pytest.mark.parametrize("length", [100, 400, 5_000, 100_000])
+async def test_an_error_that_names_something_long_still_arrives_whole(length: int, character: str) -> None:
+    # A client refuses trailers of more than 8 KiB (at random up to 16) and then sees neither code nor reason.
+    for error in (errors.UnknownAgentError(character * length), errors.UnknownCollectionError(character * length)):
         failure = await journey(error)
 
         assert failure.code is grpc.StatusCode.NOT_FOUND
         assert failure.reason == error.reason
+        assert failure.bytes_of_metadata < 8 * 1024
 
 
 @on_one_loop

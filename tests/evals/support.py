@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_service.ingestion.pipeline import IngestPipeline
-from agent_service.retrieval.context import merge_neighbours, number
+from agent_service.retrieval.context import offer
 from agent_service.retrieval.search import Searcher
 from agent_service.retrieval.selection import SentenceRanker
 from agent_service.retrieval.sparse import Bm25Encoder
@@ -47,7 +47,7 @@ async def judge(searcher: Searcher, ranker: SentenceRanker, text: str, answers: 
     """Ask one question as the offline specialist does."""
     question = Question(text, "", CALLER)
     found = await searcher.search(question, [CORPUS], 8)
-    sentences = await ranker.select(question, number(merge_neighbours(found.hits), budget_tokens=4000), limit=3)
+    sentences = await ranker.select(question, offer(found.hits, budget_tokens=4000), limit=3)
     gold = [answer.casefold() for answer in answers]
     place = next(
         (n for n, s in enumerate(sentences) if any(g in s.sentence.text.casefold() for g in gold)),

@@ -59,6 +59,8 @@ def source(marker: int = 1, text: str = "The Enterprise plan costs 40 EUR.", *, 
 class FixedBriefing:
     """A table that nobody keeps current."""
 
+    max_output_tokens: int | None = None
+
     def __init__(self, agent: str = "billing", sources: Sequence[Source] = (), question: Question = QUESTION) -> None:
         self.question = question
         self.agent = AgentName(agent)
@@ -184,17 +186,18 @@ class OneModelForAll:
 
     def for_turn(self, briefing: Briefing, sink: TokenSink) -> ModelProvider:
         self.briefings.append(briefing)
-        return _OneModelProvider(self, sink)
+        return _OneModelProvider(self, briefing, sink)
 
 
 class _OneModelProvider(ModelProvider):
-    def __init__(self, models: OneModelForAll, sink: TokenSink) -> None:
+    def __init__(self, models: OneModelForAll, briefing: Briefing, sink: TokenSink) -> None:
         self._models = models
+        self._briefing = briefing
         self._sink = sink
 
     def get_model(self, model_name: str | None) -> Model:
         self._models.names.append(model_name)
-        return StreamToSink(self._models.model, self._sink)
+        return StreamToSink(self._models.model, self._sink, self._briefing)
 
 
 def strategies(contexts: Mapping[str, Context]) -> dict[AgentName, CannedStrategy]:

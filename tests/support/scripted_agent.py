@@ -278,6 +278,21 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
         info.ingested_at.FromSeconds(1_750_000_000)
         return pb_knowledge.GetDocumentResponse(document=info, text=f"# Plans\n\n {PRICE}")
 
+    async def ListDocuments(self, request: Any, context: Context) -> Any:  # noqa: N802
+        """Not in this script."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+    async def DeleteDocument(self, request: Any, context: Context) -> Any:  # noqa: N802
+        """Not in this script."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+    async def IngestDocuments(  # noqa: N802
+        self, request_iterator: Any, context: Context
+    ) -> AsyncIterator[pb_knowledge.IngestDocumentsResponse]:
+        """Not in this script."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        yield pb_knowledge.IngestDocumentsResponse()
+
     async def _unary(self, context: Context) -> None:
         self.unary_metadata.append(dict(context.invocation_metadata()))
         if self.unary_failure:

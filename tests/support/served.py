@@ -1,10 +1,13 @@
 """An agent server on a real port of this machine, over given parts; and what its clients see of an error."""
 
+import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -118,7 +121,15 @@ async def servicers(*add: Callable[[grpc.aio.Server], None]) -> AsyncIterator[Cl
         yield client
     finally:
         await client.channel.close()
-        await server.stop(None)
+        # A client has its status before the handler has ended, and logged that.
+        await server.stop(2.0)
+
+
+async def settled() -> None:
+    """Let what calls have left behind be collected: where it warns, it warns in the test that left it."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+        gc.collect()
 
 
 class Failure:
@@ -148,6 +159,12 @@ class Failure:
             if box.Unpack(message):
                 found.append(message)
         return found
+
+    @property
+    def bytes_of_metadata(self) -> int:
+        """About what the trailers took on the wire: the message percent-encoded, what is binary in base64."""
+        message = len(quote(self.message, safe=" "))
+        return message + sum(len(key) + len(value) * 4 // 3 + 32 for key, value in self.metadata)
 
     @property
     def kinds(self) -> list[str]:

@@ -136,7 +136,7 @@ async def _query(client: AsyncQdrantClient, query: SearchQuery, limit: int) -> l
         found = await client.query_points(
             COLLECTION,
             models.FusionQuery(fusion=models.Fusion.DBSF),
-            prefetch=prefetches_of(query, allowed),
+            prefetch=prefetches_of(query, query.dense, allowed),
             limit=limit,
             with_payload=WITHOUT_TERMS,
         )

@@ -1,6 +1,6 @@
 """What a Qdrant server is sent: points, filters, queries and the schema of the collection. Pure; awaits nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from qdrant_client import models
 
@@ -84,13 +84,11 @@ def filter_of(chosen: Selection) -> models.Filter:
     return models.Filter(must=must)
 
 
-def prefetches_of(query: SearchQuery, allowed: models.Filter) -> list[models.Prefetch]:
-    """One per kind of vector that the query has."""
-    found = []
+def prefetches_of(query: SearchQuery, dense: Sequence[float], allowed: models.Filter) -> list[models.Prefetch]:
+    """One per kind of vector; a query without terms has dense ones only."""
+    found = [models.Prefetch(query=list(dense), using=DENSE, filter=allowed, limit=PREFETCH)]
     if query.terms:
         found.append(models.Prefetch(query=sparse_of(query), using=SPARSE, filter=allowed, limit=PREFETCH))
-    if query.dense is not None:
-        found.append(models.Prefetch(query=list(query.dense), using=DENSE, filter=allowed, limit=PREFETCH))
     return found
 
 

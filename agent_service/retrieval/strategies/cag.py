@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent_service.ports import VectorStore
-from agent_service.retrieval.context import estimate_tokens, merge_neighbours, number, whole
+from agent_service.retrieval.context import estimate_tokens, offer, whole
 from agent_service.retrieval.search import Found, Searcher
 from agent_service.retrieval.support import SupportCheck
 from agent_service.types import (
@@ -32,8 +32,8 @@ PAGE = 200
 SEARCHED = 50
 """Passages searched for the best documents, where not all fit."""
 
-CONSIDERED = 50
-"""Most documents the trace lists."""
+MOST_SOURCES = 50
+"""Most documents offered: the contract's bound of sources, and of what a trace lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class CagStrategy:
         return Context(
             strategy=Strategy.CAG,
             sources=prepared.sources,
-            considered=tuple(ScoredPassage(source.passage, 0.0) for source in prepared.sources[:CONSIDERED]),
+            considered=tuple(ScoredPassage(source.passage, 0.0) for source in prepared.sources[:MOST_SOURCES]),
             stable=True,
             cache_hit=cache_hit,
             support=max(map(weights.support, prepared.part_terms), default=0.0),
@@ -90,7 +90,7 @@ class CagStrategy:
     async def _all_within_budget(
         self, caller: Caller, collections: Sequence[CollectionName]
     ) -> list[DocumentInfo] | None:
-        """Every visible document, ordered by id; None as soon as they exceed the budget."""
+        """Every visible document, ordered by id; None as soon as they exceed the budget or the number of sources."""
         visible: list[DocumentInfo] = []
         left = self._budget_tokens
         while True:
@@ -98,7 +98,7 @@ class CagStrategy:
             page = await self._store.page(caller, collections=collections, after=after, limit=PAGE)
             visible.extend(page)
             left -= sum(estimate_tokens(info.characters) for info in page)
-            if left < 0:
+            if left < 0 or len(visible) > MOST_SOURCES:
                 return None
             if len(page) < PAGE:
                 return visible
@@ -112,14 +112,16 @@ class CagStrategy:
             if info is not None and (cost := estimate_tokens(info.characters)) <= left:
                 left -= cost
                 chosen.append(info)
+            if len(chosen) == MOST_SOURCES:
+                break
         return sorted(chosen, key=lambda info: info.id)
 
     def _passages_only(self, found: Found, collections: Sequence[CollectionName]) -> Context:
         """For documents each of which is larger than the whole budget."""
         return Context(
             strategy=Strategy.CAG,
-            sources=number(merge_neighbours(found.hits), budget_tokens=self._budget_tokens),
-            considered=found.hits[:CONSIDERED],
+            sources=offer(found.hits, budget_tokens=self._budget_tokens),
+            considered=found.hits[:MOST_SOURCES],
             support=found.support,
             reason=f"no whole document of {', '.join(collections)} fits the token budget: the best passages by search",
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agent_service.ports import VectorStore
-from agent_service.retrieval.context import merge_neighbours, number
+from agent_service.retrieval.context import offer
 from agent_service.retrieval.strategies.rag import RagStrategy
 from agent_service.retrieval.support import STILL_SUPPORTED, SupportCheck
 from agent_service.types import CachedPassage, CollectionName, Context, Question, ScoredPassage, Strategy
@@ -34,7 +34,7 @@ class HybridStrategy:
             if support >= STILL_SUPPORTED or not weights.total:
                 return Context(
                     strategy=Strategy.HYBRID,
-                    sources=number(merge_neighbours(kept), budget_tokens=self._budget_tokens),
+                    sources=offer(kept, budget_tokens=self._budget_tokens),
                     considered=kept,
                     cached=tuple(cached_from(hit) for hit in kept),
                     cache_hit=True,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from agent_service.retrieval.context import merge_neighbours, number
+from agent_service.retrieval.context import offer
 from agent_service.retrieval.search import Searcher
 from agent_service.types import CachedPassage, CollectionName, Context, Question, Strategy
 
@@ -25,7 +25,7 @@ class RagStrategy:
     ) -> Context:
         """See `ContextStrategy.gather`."""
         found = await self._searcher.search(question, collections, TOP_K)
-        sources = number(merge_neighbours(found.hits), budget_tokens=self._budget_tokens)
+        sources = offer(found.hits, budget_tokens=self._budget_tokens)
         return Context(
             strategy=Strategy.RAG,
             sources=sources,

@@ -1,7 +1,6 @@
 """Both services over a real channel: the real parts, the fake store, the offline model."""
 
 import asyncio
-import gc
 import re
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -34,6 +33,7 @@ from tests.support.served import (
     servicers,
     serving,
     settings,
+    settled,
 )
 from tests.support.shelf import LOCAL, Shelf
 
@@ -488,6 +488,34 @@ async def test_the_same_request_id_for_another_message_is_refused(client: Client
     assert (failure.code, failure.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 
 
+async def test_turns_at_the_same_time_keep_apart(client: Client) -> None:
+    questions = ["What does the Enterprise plan cost?", "Do you comply with GDPR?", "Who won the 1998 World Cup?"] * 7
+
+    turns = await asyncio.gather(*map(client.chat, questions))
+
+    assert len({events[0].turn_id for events in turns}) == len(questions)
+    for place, events in enumerate(turns):
+        check_grammar(events)
+        assert text(events) == text(turns[place % 3])
+    assert len({text(events) for events in turns}) == 3
+
+
+async def test_a_service_with_as_many_turns_as_allowed_refuses_the_next_one_at_once() -> None:
+    held = HeldAnswerer()
+    async with serving(Shelf(), answerer=held) as waiting:
+        calls = [waiting.client.agent.Chat(pb.ChatRequest(message=f"{n}?"), timeout=WAIT_S) for n in range(10)]
+        for call in calls:
+            assert (await anext(aiter(call))).WhichOneof("event") == "started"
+
+        failure = await failure_of(waiting.client.chat("And one more?"))
+
+        held.release.set()
+        for call in calls:
+            call.cancel()
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
+    assert failure.detail(details_pb.RetryInfo).retry_delay.ToMilliseconds() > 0
+
+
 async def test_a_request_without_an_id_gets_one(client: Client) -> None:
     ids = [only(await client.chat("Do you comply with GDPR?"), "started").request_id for _ in range(2)]
 
@@ -499,7 +527,9 @@ async def test_the_turn_is_asked_as_the_local_caller_with_what_is_left_of_the_de
     held = HeldAnswerer()
     held.release.set()
     async with serving(Shelf(), answerer=held) as waiting:
-        await waiting.client.chat("why?", history=[conversation_pb.Message(role=1, content="what?")])
+        await waiting.client.chat(
+            "why?", history=[conversation_pb.Message(role=conversation_pb.ROLE_USER, content="what?")]
+        )
 
     (request,) = held.requests
     assert request.caller == LOCAL
@@ -537,7 +567,7 @@ async def ingest(client: Client, *documents: knowledge_pb.Document) -> list[know
     return [answer async for answer in client.knowledge.IngestDocuments(requests(), timeout=WAIT_S)]
 
 
-def statuses(answers: Sequence[knowledge_pb.IngestDocumentsResponse]) -> list[str]:
+def statuses(answers: Sequence[Any]) -> list[str]:
     return [knowledge_pb.IngestDocumentsResponse.Status.Name(answer.status) for answer in answers]
 
 
@@ -812,8 +842,7 @@ async def test_no_ingestion_begins_while_the_service_stops() -> None:
         failure = await failure_of(ingest(client, document("a.md", "Zeppelins fly.\n")))
 
         assert not (await search_for(client, "zeppelins")).passages
-    # What the call leaves unfinished warns here, and not in some later test.
-    gc.collect()
+    await settled()
     assert failure.reason == "DRAINING"
 
 
@@ -848,7 +877,8 @@ async def test_health_of_a_service_that_is_none_is_not_found(client: Client) -> 
 
 
 async def test_reflection_lists_the_services(client: Client) -> None:
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+    channel: Any = client.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
 
     async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")

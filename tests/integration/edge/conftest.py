@@ -53,7 +53,8 @@ async def running_edge(
     target: str, *, pace: Pace = DEFAULT_PACE, send_buffer: int = 0, **settings: Any
 ) -> AsyncIterator[Edge]:
     """An edge on a port of its own, asked over a real socket."""
-    chosen = Settings(**({"agent_target": target, "port": 0, "shutdown_grace_s": 0.0} | settings))
+    values: dict[str, Any] = {"agent_target": target, "port": 0, "shutdown_grace_s": 0.0}
+    chosen = Settings(**(values | settings))
     clock = Clock()
     app = create_app(chosen, pace=pace, clock=clock)
     server = server_for(chosen, app)

@@ -1,6 +1,6 @@
 """Health of the pair, as load balancers and people ask for it."""
 
-import asyncio
+import socket
 import time
 
 import httpx
@@ -43,7 +43,7 @@ async def test_the_part_that_does_not_serve_is_named(
 
 
 async def test_a_service_that_is_not_there_does_not_serve(http: httpx.AsyncClient, agent: ScriptedAgent) -> None:
-    agent.health._server_status.pop(KNOWLEDGE_SERVICE)
+    agent.health._server_status.pop(KNOWLEDGE_SERVICE)  # type: ignore[attr-defined]
 
     assert (await http.get("/readyz")).json()["checks"]["knowledge"] == "not_serving"
 
@@ -63,14 +63,15 @@ async def test_an_agent_that_is_away_is_unreachable_while_the_process_lives(
 
 async def test_an_agent_that_does_not_answer_is_given_two_seconds(start_edge: StartEdge) -> None:
     # Takes connections, says nothing.
-    silent = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-    async with silent, start_edge(target=f"127.0.0.1:{silent.sockets[0].getsockname()[1]}") as edge:
-        begun_s = time.monotonic()
-        ready = await edge.http.get("/readyz")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with start_edge(target=target) as edge:
+            begun_s = time.monotonic()
+            ready = await edge.http.get("/readyz")
 
-        assert time.monotonic() - begun_s < 4
-        assert ready.status_code == 503
-        assert ready.json()["checks"]["agent"] in {"timeout", "unreachable"}
+            assert time.monotonic() - begun_s < 4
+            assert ready.status_code == 503
+            assert ready.json()["checks"]["agent"] in {"timeout", "unreachable"}
 
 
 async def test_the_edge_starts_before_its_agent(start_edge: StartEdge, agent: ScriptedAgent) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.integration.edge.conftest import running_edge
 from tests.integration.edge.streams import events_of
-from tests.support.scripted_agent import ScriptedAgent, started, token
+from tests.support.scripted_agent import ScriptedAgent, scripted_agent, started, token
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,19 @@ async def _when_ready(
     while (await http.get("/readyz")).status_code != 200:
         pass
     return await http.request(method, path, json=body, headers=headers)
+
+
+async def test_several_agents_share_the_work_and_one_that_leaves_is_not_missed(agent: ScriptedAgent) -> None:
+    async with scripted_agent() as other:
+        target = f"ipv4:{agent.target},{other.target}"
+        async with running_edge(target) as edge:
+            while not (agent.calls and other.calls):
+                assert (await edge.http.post("/api/chat", json={"message": "hello"})).status_code == 200
+            await other.stop()
+            answers = [await edge.http.post("/api/chat", json={"message": "hello"}) for _ in range(6)]
+
+    # The first may meet the connection as it closes.
+    assert [answer.status_code for answer in answers][1:] == [200] * 5
 
 
 async def test_an_agent_that_dies_mid_answer_leaves_a_retryable_error_and_a_session_that_goes_on(

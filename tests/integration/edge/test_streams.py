@@ -9,6 +9,7 @@ import httpx
 import pytest
 from answerdesk.v1 import agent_service_pb2 as pb
 
+from edge_api.app import begin_shutdown
 from edge_api.chat.stream import Pace
 from tests.integration.edge.conftest import Edge, StartEdge
 from tests.integration.edge.streams import streaming
@@ -164,6 +165,21 @@ async def test_open_answers_end_with_a_retryable_error_when_the_process_stops(
     await agent.calls[0].ended.wait()
 
 
+async def test_a_question_that_comes_after_the_end_began_is_refused_at_once(edge: Edge) -> None:
+    begin_shutdown(edge.app)
+
+    response = await edge.http.post("/chat", json={"message": "late"})
+
+    assert (response.status_code, response.json()["code"]) == (503, "shutting_down")
+    assert response.headers["retry-after"]
+
+
+async def ask_anew_forever(port: int) -> None:
+    while True:
+        async with httpx.AsyncClient(trust_env=False) as late:
+            await late.get(f"http://127.0.0.1:{port}/livez")
+
+
 async def test_an_answer_may_end_within_the_grace_period(start_edge: StartEdge, agent: ScriptedAgent) -> None:
     go_on = asyncio.Event()
 
@@ -176,9 +192,7 @@ async def test_an_answer_may_end_within_the_grace_period(start_edge: StartEdge, 
         edge.server.should_exit = True
         # The port closes first; what is open goes on.
         with pytest.raises(httpx.ConnectError):
-            while True:
-                async with httpx.AsyncClient(trust_env=False) as late:
-                    await late.get(f"http://127.0.0.1:{edge.port}/livez")
+            await ask_anew_forever(edge.port)
         go_on.set()
         assert (await stream.rest())[-1].type == "complete"
         await edge.served

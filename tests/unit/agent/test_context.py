@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_service.retrieval.context import estimate_tokens, merge_neighbours, number, whole
+from agent_service.retrieval.context import estimate_tokens, merge_neighbours, offer, whole
 from agent_service.types import (
     CollectionName,
     DocumentId,
@@ -108,7 +108,7 @@ def test_merging_keeps_every_character_and_every_sentence_exactly_once(ordinals:
 
 
 def test_sources_are_numbered_from_one_in_order() -> None:
-    sources = number([hit(passage(0), 3.0), hit(passage(2), 2.0)], budget_tokens=100)
+    sources = offer([hit(passage(0), 3.0), hit(passage(2), 2.0)], budget_tokens=100)
 
     assert [(source.marker, source.passage.ordinal, source.score) for source in sources] == [(1, 0, 3.0), (2, 2, 2.0)]
 
@@ -116,26 +116,26 @@ def test_sources_are_numbered_from_one_in_order() -> None:
 def test_a_passage_over_the_budget_is_passed_over_for_a_smaller_one() -> None:
     large, small = passage(1, length=4000), passage(0, document="e", length=40)
 
-    sources = number([hit(passage(0, length=400)), hit(large), hit(small)], budget_tokens=120)
+    sources = offer([hit(passage(0, length=400)), hit(large), hit(small)], budget_tokens=120)
 
     assert [(source.marker, source.passage.document_id) for source in sources] == [(1, "d"), (2, "e")]
 
 
 def test_the_first_passage_is_offered_even_over_the_budget() -> None:
-    sources = number([hit(passage(0, length=4000)), hit(passage(0, document="e"))], budget_tokens=10)
+    sources = offer([hit(passage(0, length=4000)), hit(passage(0, document="e"))], budget_tokens=10)
 
     assert [source.passage.document_id for source in sources] == ["d"]
 
 
 def test_no_passages_give_no_sources() -> None:
-    assert number([], budget_tokens=10) == ()
+    assert offer([], budget_tokens=10) == ()
 
 
 @given(st.lists(st.integers(1, 3000), max_size=12), st.integers(1, 2000))
 def test_numbers_have_no_gaps_and_all_but_a_large_first_fit_the_budget(lengths: list[int], budget: int) -> None:
     hits = [hit(passage(0, document=str(place), length=length)) for place, length in enumerate(lengths)]
 
-    sources = number(hits, budget_tokens=budget)
+    sources = offer(hits, budget_tokens=budget)
 
     assert [source.marker for source in sources] == list(range(1, len(sources) + 1))
     if len(sources) > 1:
@@ -163,4 +163,4 @@ def test_a_whole_document_has_the_documents_own_id() -> None:
     # By it an event shows 500 characters of the document in place of all (convert.source_to_proto).
     made = whole([replace(passage(0), id=PassageId("p"))], "a" * 10)
 
-    assert made.id == made.document_id
+    assert str(made.id) == str(made.document_id)

@@ -106,9 +106,7 @@ def test_every_field_of_a_request_arrives() -> None:
         caller=CALLER,
         history=(Message(Role.USER, "What does it cost?"), Message(Role.ASSISTANT, "EUR 29.")),
         agent=AgentName("billing"),
-        state=State(
-            AgentName("billing"), (CachedPassage(DocumentId("d"), "0123456789abcdef", PassageId("p")),)
-        ),
+        state=State(AgentName("billing"), (CachedPassage(DocumentId("d"), "0123456789abcdef", PassageId("p")),)),
         on_disconnect=OnDisconnect.DETACH,
         grace_s=2.5,
         max_output_tokens=100,
@@ -449,9 +447,7 @@ def test_a_state_that_is_sent_is_never_refused_for_its_size() -> None:
 
 
 def test_an_agent_is_listed_whole() -> None:
-    agent = AgentInfo(
-        AgentName("policy"), "Answers.", Strategy.CAG, "offline", (CollectionName("policy"),), entry=True
-    )
+    agent = AgentInfo(AgentName("policy"), "Answers.", Strategy.CAG, "offline", (CollectionName("policy"),), entry=True)
 
     message = convert.agent_to_proto(agent)
 
@@ -474,5 +470,3 @@ def test_text_and_spans_cross_the_wire_unchanged(text: str, start: int, end: int
     wire = pb.Passage.FromString(convert.passage_to_proto(passage).SerializeToString())
 
     assert (wire.text, wire.span.start, wire.span.end) == (text, start, end)
-
-

@@ -3,6 +3,8 @@ import pytest
 from agent_service.errors import FieldViolation, InvalidRequestError
 from agent_service.rpc.rules import Rules
 
+HOLDS, BROKEN = True, False
+
 
 def broken(rules: Rules) -> list[str]:
     with pytest.raises(InvalidRequestError) as raised:
@@ -12,7 +14,7 @@ def broken(rules: Rules) -> list[str]:
 
 def test_rules_that_hold_raise_nothing() -> None:
     rules = Rules()
-    rules.hold(True, "a", "must hold")
+    rules.hold(HOLDS, "a", "must hold")
     rules.text("x", "b", 1)
 
     rules.check()
@@ -24,9 +26,9 @@ def test_no_rules_raise_nothing() -> None:
 
 def test_every_broken_rule_is_told_at_once_in_order() -> None:
     rules = Rules()
-    rules.hold(False, "first", "must be first")
-    rules.hold(True, "second", "must be second")
-    rules.hold(False, "third", "must be third")
+    rules.hold(BROKEN, "first", "must be first")
+    rules.hold(HOLDS, "second", "must be second")
+    rules.hold(BROKEN, "third", "must be third")
 
     with pytest.raises(InvalidRequestError) as raised:
         rules.check()

@@ -168,9 +168,7 @@ async def test_nothing_is_chosen_without_sources(table: Table) -> None:
 
 
 async def test_a_heading_speaks_for_the_sentences_under_it() -> None:
-    table = await laid(
-        "# Support\n\n## Gold\n\nWe answer within one hour.\n\n## Silver\n\nWe answer within one day.\n"
-    )
+    table = await laid("# Support\n\n## Gold\n\nWe answer within one hour.\n\n## Silver\n\nWe answer within one day.\n")
 
     assert (await table.texts("How fast do you answer for Silver support?"))[0] == "We answer within one day."
 

@@ -42,7 +42,9 @@ def cag(shelf: Shelf, *, budget_tokens: int = 1_000) -> CagStrategy:
 
 
 def hybrid(shelf: Shelf, *, budget_tokens: int = 1_000) -> HybridStrategy:
-    return HybridStrategy(rag(shelf, budget_tokens=budget_tokens), shelf.store, shelf.support, budget_tokens=budget_tokens)
+    return HybridStrategy(
+        rag(shelf, budget_tokens=budget_tokens), shelf.store, shelf.support, budget_tokens=budget_tokens
+    )
 
 
 MAKERS: list[Callable[[Shelf], ContextStrategy]] = [rag, cag, hybrid]
@@ -56,9 +58,7 @@ async def shelf() -> Shelf:
     return shelf
 
 
-async def gather(
-    strategy: ContextStrategy, question: Question | str, cached: Sequence[CachedPassage] = ()
-) -> Context:
+async def gather(strategy: ContextStrategy, question: Question | str, cached: Sequence[CachedPassage] = ()) -> Context:
     return await strategy.gather(ask(question) if isinstance(question, str) else question, [BILLING], cached)
 
 
@@ -74,13 +74,17 @@ def markers(context: Context) -> list[int]:
 
 
 @pytest.mark.parametrize("make", MAKERS)
-async def test_a_collection_without_documents_is_not_ready(make: Callable[[Shelf], ContextStrategy], shelf: Shelf) -> None:
+async def test_a_collection_without_documents_is_not_ready(
+    make: Callable[[Shelf], ContextStrategy], shelf: Shelf
+) -> None:
     with pytest.raises(CollectionNotReadyError):
         await make(shelf).gather(ask("GDPR"), [POLICY], ())
 
 
 @pytest.mark.parametrize("make", MAKERS)
-async def test_a_collection_that_nobody_knows_is_refused(make: Callable[[Shelf], ContextStrategy], shelf: Shelf) -> None:
+async def test_a_collection_that_nobody_knows_is_refused(
+    make: Callable[[Shelf], ContextStrategy], shelf: Shelf
+) -> None:
     with pytest.raises(UnknownCollectionError):
         await make(shelf).gather(ask("GDPR"), [CollectionName("x")], ())
 
@@ -201,7 +205,9 @@ async def test_cag_prepares_a_context_once(shelf: Shelf) -> None:
 async def test_cag_measures_the_support_of_each_question_anew(shelf: Shelf) -> None:
     strategy = cag(shelf)
 
-    supports = [(await gather(strategy, text)).support for text in ("Enterprise plan", "Enterprise zeppelins", "zeppelins")]
+    supports = [
+        (await gather(strategy, text)).support for text in ("Enterprise plan", "Enterprise zeppelins", "zeppelins")
+    ]
 
     assert supports[0] == 1
     assert 0 < supports[1] < 1
@@ -339,7 +345,9 @@ async def test_cag_offers_passages_where_no_document_fits_its_budget(shelf: Shel
 
 
 @pytest.mark.parametrize("make", [rag, cag, hybrid], ids=["rag", "cag", "hybrid"])
-async def test_neighbours_that_are_merged_keep_to_the_budget(make: Callable[..., ContextStrategy], shelf: Shelf) -> None:
+async def test_neighbours_that_are_merged_keep_to_the_budget(
+    make: Callable[..., ContextStrategy], shelf: Shelf
+) -> None:
     await shelf.put("tax.md", "# Tax\n\n" + "VAT is due on invoices. " * 400)
     strategy = make(shelf, budget_tokens=600)
 

@@ -3,12 +3,14 @@
 import asyncio
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from agents import set_trace_processors, set_tracing_disabled, trace
 from agents.testing import ModelCall, ModelStep, ScriptedModel, assistant_message, function_call
+from agents.tracing import TracingProcessor
 from agents.usage import Usage as SdkUsage
 from openai.types.responses import ResponseOutputMessage, ResponseOutputRefusal
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
@@ -23,7 +25,7 @@ from agent_service.errors import (
 )
 from agent_service.llm import events as sdk_events
 from agent_service.llm.extractive import ABSTENTION
-from agent_service.llm.providers import OfflineModels
+from agent_service.llm.providers import OfflineModels, never_trace
 from agent_service.ports import ContextStrategy
 from agent_service.team.prompt import SOURCES_ARE_DATA
 from agent_service.team.run import MAX_MODEL_CALLS, ModelsForTurn, TeamAnswerer
@@ -230,24 +232,24 @@ async def test_models_read_the_same_table_that_the_team_keeps() -> None:
 async def test_the_trace_says_how_the_answer_came_about() -> None:
     turn = Turn(to(BILLING), says("It costs 40 EUR [1] or 20 EUR [2], says [7]."))
 
-    trace = (await turn.ask()).trace
+    how = (await turn.ask()).trace
 
-    assert trace is not None
-    assert (trace.agent, trace.strategy, trace.agents) == (BILLING, Strategy.HYBRID, (ENTRY, BILLING))
-    assert trace.used == (1, 2)
-    assert trace.dropped_markers == 1
-    assert trace.considered == PRICES.considered
-    assert trace.support == 0.9
-    assert not trace.cache_hit
-    assert "orchestrator" in trace.reason
-    assert "searched" in trace.reason
+    assert how is not None
+    assert (how.agent, how.strategy, how.agents) == (BILLING, Strategy.HYBRID, (ENTRY, BILLING))
+    assert how.used == (1, 2)
+    assert how.dropped_markers == 1
+    assert how.considered == PRICES.considered
+    assert how.support == 0.9
+    assert not how.cache_hit
+    assert "orchestrator" in how.reason
+    assert "searched" in how.reason
 
 
 async def test_a_cache_hit_is_traced() -> None:
-    trace = (await Turn(to(POLICY), says("30 days [1].")).ask()).trace
+    how = (await Turn(to(POLICY), says("30 days [1].")).ask()).trace
 
-    assert trace is not None
-    assert trace.cache_hit
+    assert how is not None
+    assert how.cache_hit
 
 
 async def test_a_hand_off_that_was_wrong_is_mended_by_another() -> None:
@@ -403,10 +405,10 @@ async def test_a_specialist_that_is_the_entry_is_not_told_apart_as_nobodys() -> 
     team_of_one = roster_of(spec(BILLING, strategy=Strategy.HYBRID))
     turn = Turn(says(ANSWER), roster=team_of_one)
 
-    trace = (await turn.ask()).trace
+    how = (await turn.ask()).trace
 
-    assert trace is not None
-    assert "no specialist" not in trace.reason
+    assert how is not None
+    assert "no specialist" not in how.reason
 
 
 async def test_the_state_of_a_turn_takes_the_next_one_on_where_it_was() -> None:
@@ -658,16 +660,16 @@ class TickingClock:
 async def test_stages_are_listed_in_the_order_they_ended_with_agent_time_and_tokens() -> None:
     turn = Turn(counted(to(BILLING), (100, 0, 3)), counted(says(ANSWER), (200, 0, 8)), clock=TickingClock())
 
-    trace = (await turn.ask()).trace
+    how = (await turn.ask()).trace
 
-    assert trace is not None
-    assert [(stage.name, stage.agent, stage.tokens) for stage in trace.stages] == [
+    assert how is not None
+    assert [(stage.name, stage.agent, stage.tokens) for stage in how.stages] == [
         ("model", ENTRY, 103),
         ("retrieval", BILLING, 0),
         ("model", BILLING, 208),
         ("citations", BILLING, 0),
     ]
-    assert all(stage.duration_ms == pytest.approx(1.0) for stage in trace.stages)
+    assert all(stage.duration_ms == pytest.approx(1.0) for stage in how.stages)
 
 
 # --- failures ---
@@ -761,6 +763,59 @@ async def test_one_team_answers_many_turns_at_once_without_mixing_them() -> None
 
     for number, sink in enumerate(sinks):
         assert [e.content for e in sink.events if isinstance(e, Token)] == [f"Question {number} [1]"]
+
+
+# --- nothing leaves the house ---
+
+
+class ListProcessor(TracingProcessor):
+    """Keeps what the SDK's tracing would upload."""
+
+    def __init__(self) -> None:
+        self.begun: list[Any] = []
+
+    def on_trace_start(self, trace: Any) -> None:
+        self.begun.append(trace)
+
+    def on_span_start(self, span: Any) -> None:
+        self.begun.append(span)
+
+    def on_trace_end(self, trace: Any) -> None: ...
+
+    def on_span_end(self, span: Any) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+    def force_flush(self) -> None: ...
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[ListProcessor]:
+    """The SDK's tracing as it is by default: on."""
+    monkeypatch.delenv("OPENAI_AGENTS_DISABLE_TRACING", raising=False)
+    processor = ListProcessor()
+    set_trace_processors([processor])
+    set_tracing_disabled(False)
+    yield processor
+    set_tracing_disabled(True)
+    set_trace_processors([])
+
+
+async def test_a_turn_is_not_traced_even_where_tracing_is_on(traced: ListProcessor) -> None:
+    await Turn(to(BILLING), says(ANSWER)).ask()
+
+    assert traced.begun == []
+
+
+def test_tracing_can_be_switched_off_for_the_process(traced: ListProcessor) -> None:
+    with trace("before"):
+        pass
+    seen = len(traced.begun)
+    never_trace()
+    with trace("after"):
+        pass
+
+    assert seen == len(traced.begun) == 1
 
 
 # --- with the offline model ---

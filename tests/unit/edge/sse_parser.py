@@ -25,12 +25,13 @@ class Event:
 
 def parse(stream: str) -> list[Event]:
     """All events of a whole stream; comments are skipped, an event without its blank line is lost."""
-    found, kind, data, number = [], "message", [], None
+    found: list[Event] = []
+    kind, data, number = "message", list[str](), None
     for line in LINE_END.split(stream):
         if not line:
             if data:
                 found.append(Event(kind, "\n".join(data), number))
-            kind, data, number = "message", [], None
+            kind, data, number = "message", list[str](), None
             continue
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
