@@ -84,7 +84,7 @@ proto-accept: $(BUF) ## Accept the contract as it is now
 tools: $(BUF) $(TOOLS)/bin/grpcurl ## buf (npm) and grpcurl (go), pinned
 
 $(BUF): tests/support/tools/package-lock.json
-	npm ci --prefix tests/support/tools --no-fund --no-audit
+	npm install --prefix tests/support/tools
 	@touch $@
 
 $(TOOLS)/bin/grpcurl:

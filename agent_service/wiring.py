@@ -82,7 +82,7 @@ def wire(settings: Settings, store: VectorStore) -> Parts:
     encoder = Bm25Encoder()
     support = SupportCheck(store, encoder)
     searcher = Searcher(store, encoder, support, roster.collections)
-    router = SupportRouter(store, encoder, support, searcher, _specialists(roster))
+    router = SupportRouter(store, encoder, support, _specialists(roster))
     models = _models(settings, router, SentenceRanker(support, encoder))
     team = TeamAnswerer(
         roster, models, _strategies(roster, store, searcher, support), StoredQuoteChecker(store, encoder)

@@ -4,7 +4,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 
 from markdown_it.common.utils import MD_TRIM_CHARS
 from markdown_it.tree import SyntaxTreeNode
@@ -92,7 +92,7 @@ class Outline:
 
     def first_line(self, block: SyntaxTreeNode) -> int:
         """The number of a block's first line."""
-        return (block.map or (0, 0))[0] + self._skipped
+        return self._skipped + (block.map[0] if block.map else 0)
 
     def line_start(self, line: int) -> int:
         """Where a line begins."""
@@ -109,7 +109,7 @@ class Outline:
     def content(self, text: str, first_line: int) -> Content:
         """Find in the document the lines of a block's text, as markdown-it cut it out.
 
-        It takes white space and quote marks off the beginning of lines, may expand tabs there, and trims paragraphs;
+        It takes quote marks and white space off the beginning of lines, may expand tabs there, and trims paragraphs;
         what is left of a line is always the end of it.
         """
         lines = text.split("\n")
@@ -120,6 +120,20 @@ class Outline:
             kept = raw if raw.endswith(line.lstrip(" \t")) else raw.rstrip(MD_TRIM_CHARS)
             shifts.append(self.line_start(number) + len(kept) - len(line) - begin)
         return Content(text, begins, shifts)
+
+    def paragraph(self, block: SyntaxTreeNode) -> Content:
+        """The content of a paragraph."""
+        text = block.children[0].content
+        first = self.first_line(block)
+        last = self._skipped + (block.map[1] if block.map else 0)
+        # Lines of rare white space alone are no blank lines for CommonMark, but are trimmed away all the same.
+        lines = text.split("\n")
+        spare = range(first, last - len(lines))
+        return self.content(text, next((at for at in spare if self._holds(at, lines)), last - len(lines)))
+
+    def _holds(self, first_line: int, lines: Sequence[str]) -> bool:
+        raw = (self.line(number).rstrip(MD_TRIM_CHARS) for number in count(first_line))
+        return all(each.endswith(line.strip(MD_TRIM_CHARS)) for each, line in zip(raw, lines, strict=False))
 
     def heading_at(self, position: int) -> str:
         """The path of the last heading that begins at a position or before; empty above the first."""

@@ -101,7 +101,7 @@ class _Reader:
                 return ()
 
     def _paragraph(self, node: SyntaxTreeNode, lead: str, *, item: bool) -> list[Quote]:
-        content = self._outline.content(node.children[0].content, self._outline.first_line(node))
+        content = self._outline.paragraph(node)
         mark = _MARK.match(content.text)
         begin = mark.end() if mark else 0
         made = plain(content.text[begin:], self._outline.env)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from agent_service.errors import CollectionNotReadyError
 from agent_service.ports import TermEncoder, VectorStore
-from agent_service.retrieval.search import Searcher
 from agent_service.retrieval.support import ANSWERABLE, SupportCheck, TermWeights, leans_back
 from agent_service.types import AgentName, CollectionName, Question, ScoredPassage, SearchQuery, TermId
 
@@ -40,13 +39,11 @@ class SupportRouter:
         store: VectorStore,
         encoder: TermEncoder,
         support: SupportCheck,
-        searcher: Searcher,
         specialists: Sequence[Specialist],
     ) -> None:
         self._store = store
         self._encoder = encoder
         self._support = support
-        self._searcher = searcher
         self._specialists = tuple(specialists)
         self._described = {s.name: frozenset(encoder.terms(f"{s.name}\n{s.description}")) for s in self._specialists}
 

@@ -1,6 +1,5 @@
 """Streams documents to a serving agent: the client side of IngestDocuments and Search for the command line."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -72,25 +71,16 @@ async def ingest_remotely(
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ]
     async with grpc.aio.insecure_channel(target, options=options) as channel:
-        call: Any = pb_grpc.KnowledgeServiceStub(channel).IngestDocuments()
+        stub = pb_grpc.KnowledgeServiceStub(channel)
         try:
             for document in documents:
-                async with asyncio.timeout(DOCUMENT_S):
-                    await call.write(pb.IngestDocumentsRequest(document=document_to_proto(document)))
-                    answer = await call.read()
-                if answer is grpc.aio.EOF:
-                    break
-                report(_report(answer))
-            await call.done_writing()
-            async with asyncio.timeout(DOCUMENT_S):
-                # The status of the call, which is where an agent says why it ended early.
-                await call.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as err:
-            raise CallFailedError(f"{(await call.code()).name}: {await call.details()}") from err
-        except TimeoutError as err:
-            raise CallFailedError(f"no answer within {DOCUMENT_S:.0f} s") from err
-        finally:
-            call.cancel()
+                # A call per document: each has its own deadline, and a call that the agent ends early keeps its
+                # reason, which on one long call a write of ours could overtake.
+                request = pb.IngestDocumentsRequest(document=document_to_proto(document))
+                async for answer in stub.IngestDocuments(iter((request,)), timeout=DOCUMENT_S):
+                    report(_report(answer))
+        except grpc.aio.AioRpcError as err:
+            raise CallFailedError(f"{err.code().name}: {err.details()}") from err
 
 
 @dataclass(frozen=True, slots=True)

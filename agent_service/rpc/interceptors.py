@@ -29,7 +29,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 LOCAL = Caller(subject="local", tenant="default")
 """Who calls from this machine without a token."""
 
-LOOPBACK = re.compile(r"(ipv4:127\.|ipv6:(\[|%5B)(::1|::ffff:127\.)|unix:)")
+LOOPBACK = re.compile(r"(ipv4:127\.|ipv6:(\[|%5B)(::1(\]|%5D)|::ffff:127\.)|unix:)")
 
 
 caller_var: ContextVar[Caller] = ContextVar("caller", default=LOCAL)

@@ -3,8 +3,9 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Protocol, cast
 
 from answerdesk.v1 import knowledge_service_pb2 as pb
 from answerdesk.v1 import knowledge_service_pb2_grpc as pb_grpc
@@ -90,11 +91,12 @@ class KnowledgeServicer(pb_grpc.KnowledgeServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.IngestDocumentsResponse]:
         """Store documents as they arrive; one at a time, so that a fast sender waits."""
-        requests = aiter(request_iterator)
         position = 0
-        while (request := await self._next(requests)) is not None:
-            position += 1
-            yield await self._ingest(position, request.document)
+        # grpc's iterator is an async generator; left unread it must be closed.
+        async with aclosing(cast("AsyncGenerator[pb.IngestDocumentsRequest]", aiter(request_iterator))) as requests:
+            while (request := await self._next(requests)) is not None:
+                position += 1
+                yield await self._ingest(position, request.document)
 
     async def _next(self, requests: AsyncIterator[pb.IngestDocumentsRequest]) -> pb.IngestDocumentsRequest | None:
         """The next document; None at the end.

@@ -46,7 +46,7 @@ def kill_after(agent: Pair, acknowledged: int, folder: Path) -> list[str]:
             yield pb.IngestDocumentsRequest(document=document)
 
     with grpc.insecure_channel(target) as channel:
-        stub = pb_grpc.KnowledgeServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = pb_grpc.KnowledgeServiceStub(channel)
         try:
             for answer in stub.IngestDocuments(documents(), timeout=60):
                 uris.append(answer.uri)
@@ -63,7 +63,7 @@ def stored(target: str) -> dict[str, pb.GetDocumentResponse]:
     """Every document with its text, by URI."""
     found: dict[str, pb.GetDocumentResponse] = {}
     with grpc.insecure_channel(target) as channel:
-        stub = pb_grpc.KnowledgeServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = pb_grpc.KnowledgeServiceStub(channel)
         token = ""
         while True:
             page = stub.ListDocuments(pb.ListDocumentsRequest(page_size=200, page_token=token), timeout=10)
@@ -77,7 +77,7 @@ def stored(target: str) -> dict[str, pb.GetDocumentResponse]:
 def searched(target: str, query: str) -> list[str]:
     """The texts of what a search finds."""
     with grpc.insecure_channel(target) as channel:
-        stub = pb_grpc.KnowledgeServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = pb_grpc.KnowledgeServiceStub(channel)
         reply = stub.Search(pb.SearchRequest(query=query, top_k=50), timeout=10)
         return [passage.text for passage in reply.passages]
 
@@ -90,7 +90,7 @@ def start(pair: Pair) -> None:
 def _serving(target: str) -> bool:
     try:
         with grpc.insecure_channel(target) as channel:
-            stub = pb_grpc.KnowledgeServiceStub(channel)  # type: ignore[no-untyped-call]
+            stub = pb_grpc.KnowledgeServiceStub(channel)
             stub.ListDocuments(pb.ListDocumentsRequest(page_size=1), timeout=2)
     except grpc.RpcError:
         return False

@@ -26,9 +26,6 @@ from agent_service.types import (
 PREPARED_CONTEXTS = 32
 """Prepared contexts kept, the least recently used out first: one per set of visible documents and versions."""
 
-PAGE = 200
-"""Documents listed per call of the store."""
-
 SEARCHED = 50
 """Passages searched for the best documents, where not all fit."""
 
@@ -70,9 +67,9 @@ class CagStrategy:
         if chosen is None:
             found = await self._searcher.search(question, collections, SEARCHED)
             chosen = await self._best_within_budget(found.hits, question.caller)
-            if not chosen:
+            if not chosen:  # nothing was found, or nothing so small
                 return self._passages_only(found, collections)
-            reason = f"{', '.join(collections)} exceeds the token budget: the {len(chosen)} best documents by search"
+            reason = f"{', '.join(collections)} is more than fits: the {len(chosen)} best documents by search"
         else:
             reason = f"all {len(chosen)} documents of {', '.join(collections)} are in context"
         prepared, cache_hit = await self._prepared_for(chosen, question.caller)
@@ -90,18 +87,10 @@ class CagStrategy:
     async def _all_within_budget(
         self, caller: Caller, collections: Sequence[CollectionName]
     ) -> list[DocumentInfo] | None:
-        """Every visible document, ordered by id; None as soon as they exceed the budget or the number of sources."""
-        visible: list[DocumentInfo] = []
-        left = self._budget_tokens
-        while True:
-            after = visible[-1].id if visible else None
-            page = await self._store.page(caller, collections=collections, after=after, limit=PAGE)
-            visible.extend(page)
-            left -= sum(estimate_tokens(info.characters) for info in page)
-            if left < 0 or len(visible) > MOST_SOURCES:
-                return None
-            if len(page) < PAGE:
-                return visible
+        """Every visible document, ordered by id; None where they exceed the budget or the number of sources."""
+        visible = await self._store.page(caller, collections=collections, limit=MOST_SOURCES + 1)
+        tokens = sum(estimate_tokens(info.characters) for info in visible)
+        return visible if len(visible) <= MOST_SOURCES and tokens <= self._budget_tokens else None
 
     async def _best_within_budget(self, hits: Sequence[ScoredPassage], caller: Caller) -> list[DocumentInfo]:
         """The documents of the best hits that fit, in the stable order of their ids."""
@@ -123,7 +112,7 @@ class CagStrategy:
             sources=offer(found.hits, budget_tokens=self._budget_tokens),
             considered=found.hits[:MOST_SOURCES],
             support=found.support,
-            reason=f"no whole document of {', '.join(collections)} fits the token budget: the best passages by search",
+            reason=f"no whole document fits the token budget: the best passages of {', '.join(collections)} by search",
         )
 
     async def _prepared_for(self, chosen: Sequence[DocumentInfo], caller: Caller) -> tuple[Prepared, bool]:

@@ -157,7 +157,9 @@ class SilentParts:
         raise AssertionError(question)
 
 
-async def test_an_agent_that_stops_in_between_fails_the_ingestion_after_what_was_reported() -> None:
+# The agent's status and the client's next document cross each other in every sixth case or so.
+@pytest.mark.parametrize("attempt", range(20))
+async def test_an_agent_that_stops_in_between_fails_the_ingestion_and_says_so(attempt: int) -> None:
     shelf = Shelf()
     parts = served.parts_over(shelf)
     servicer = KnowledgeServicer(parts.searcher, parts.store, parts.pipeline)
@@ -167,15 +169,15 @@ async def test_an_agent_that_stops_in_between_fails_the_ingestion_after_what_was
         reports.append(report)
         servicer.drain()
 
+    documents = [document(f"{number}.md", f"Zeppelin {number}.\n") for number in range(5)]
     async with served.servicers(lambda server: add_KnowledgeServiceServicer_to_server(servicer, server)) as client:
-        with pytest.raises(CallFailedError, match="UNAVAILABLE"):
-            await ingest_remotely(
-                client.target, [document(f"{n}.md", f"Zeppelin {n}.\n") for n in range(5)], drain_after_the_first
-            )
+        with pytest.raises(CallFailedError) as raised:
+            await ingest_remotely(client.target, documents, drain_after_the_first)
     await served.settled()
 
     assert 1 <= len(reports) < 5
-    assert {info.uri for info in await shelf.store.page(LOCAL)} == {report.uri for report in reports}
+    assert {info.uri for info in await shelf.store.page(LOCAL)} >= {report.uri for report in reports}
+    assert "UNAVAILABLE: this replica is shutting down" in str(raised.value)
 
 
 async def test_an_agent_that_does_not_answer_in_time_fails_the_ingestion(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,17 +12,81 @@ from agent_service.ingestion.outline import Outline
 from agent_service.ingestion.sentences import MAX_SENTENCE
 
 WORDS = st.sampled_from(
-    ["Pro", "costs", "EUR 9.95.", "e.g.", "v2.1", "naïve", "😀", "a|b", "`x. Y`", "**bold.**", "*it*", "[l](u \"t. U\")"]
-    + ["![alt. A](i)", "<b>t</b>", "<br>", "&amp;", "\\*", "“Q. R.”", "(p. q)", "Yes.", "…", "_", "[^1]", "https://a.b/c.d?"]
-    + ["\u2028", "\u00a0", "\x0b", "\x85", "\t", "[", "]", "**", "`", "<!-- c. -->", "[l]", "~~x~~", "日本語。次", "\0", "\ufeff"]
+    ["Pro", "costs", "EUR 9.95.", "e.g.", "v2.1", "naïve", "😀", "a|b", "`x. Y`", "**bold.**", "*it*", '[l](u "t. U")']
+    + [
+        "![alt. A](i)",
+        "<b>t</b>",
+        "<br>",
+        "&amp;",
+        "\\*",
+        "“Q. R.”",
+        "(p. q)",
+        "Yes.",
+        "…",
+        "_",
+        "[^1]",
+        "https://a.b/c.d?",
+    ]
+    + [
+        "\u2028",
+        "\u00a0",
+        "\x0b",
+        "\x85",
+        "\t",
+        "[",
+        "]",
+        "**",
+        "`",
+        "<!-- c. -->",
+        "[l]",
+        "~~x~~",
+        "日本語。次",
+        "\0",
+        "\ufeff",
+    ]
 )
 LINE = st.lists(WORDS, max_size=8).map(" ".join)
-LONG_LINE = st.builds(lambda word, times: word * times, st.sampled_from(["x", "ab ", "A b. ", "😀", "| c "]), st.integers(300, 2_000))
+LONG_LINE = st.builds(
+    lambda word, times: word * times, st.sampled_from(["x", "ab ", "A b. ", "😀", "| c "]), st.integers(300, 2_000)
+)
 PREFIX = st.sampled_from(
-    ["", "", "", "# ", "## ", "### ", "- ", "  - ", "    ", "1. ", "> ", "> - ", "> > ", "\t", "- [ ] ", "| ", "> [!NOTE] ", "   "]
+    [
+        "",
+        "",
+        "",
+        "# ",
+        "## ",
+        "### ",
+        "- ",
+        "  - ",
+        "    ",
+        "1. ",
+        "> ",
+        "> - ",
+        "> > ",
+        "\t",
+        "- [ ] ",
+        "| ",
+        "> [!NOTE] ",
+        "   ",
+    ]
 )
 MARKS = st.sampled_from(
-    ["---", "===", "```", "~~~ py", "|---|---|", "***", "<div>", "</div>", "<!--", "-->", "<script>", "</script>", "[l]: /u 't'"]
+    [
+        "---",
+        "===",
+        "```",
+        "~~~ py",
+        "|---|---|",
+        "***",
+        "<div>",
+        "</div>",
+        "<!--",
+        "-->",
+        "<script>",
+        "</script>",
+        "[l]: /u 't'",
+    ]
     + ["> ```", "- ```", "# A {#a}", "## B ##", "|a|b|", "...", "title: x", "", "", "", "[^1]: note", "<pre>"]
 )
 LINES = st.lists(st.one_of(st.builds(str.__add__, PREFIX, LINE), MARKS, LONG_LINE), max_size=25)

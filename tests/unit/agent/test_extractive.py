@@ -74,7 +74,7 @@ def test_code_stands_in_a_paragraph_of_its_own_with_its_marker_on_a_line_after_i
 
 
 def test_two_blocks_of_code_are_two_paragraphs() -> None:
-    assert compose([quoted("a\nb", 1), quoted("c\nd", 2)]) == "a\nb\n[1]\n\nc\nd\n[2]"
+    assert compose([quoted("a\nb", 1), quoted("c\nd", 2)]) == "```\na\nb\n```\n[1]\n\n```\nc\nd\n```\n[2]"
 
 
 # --- the stream ---

@@ -29,7 +29,7 @@ async def shelf() -> Shelf:
 
 
 def router(shelf: Shelf, team: tuple[Specialist, ...] = TEAM) -> SupportRouter:
-    return SupportRouter(shelf.store, ENCODER, shelf.support, shelf.searcher, team)
+    return SupportRouter(shelf.store, ENCODER, shelf.support, team)
 
 
 @pytest.mark.parametrize("current", [ORCHESTRATOR, *(specialist.name for specialist in TEAM)])

@@ -3,12 +3,13 @@
 import asyncio
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from agents import set_trace_processors, set_tracing_disabled, trace
+from agents.items import TResponseStreamEvent
 from agents.testing import ModelCall, ModelStep, ScriptedModel, assistant_message, function_call
 from agents.tracing import TracingProcessor
 from agents.usage import Usage as SdkUsage
@@ -141,6 +142,17 @@ def to(agent: str) -> list[Any]:
 
 def says(text: str) -> list[Any]:
     return [assistant_message(text)]
+
+
+class CutModel(ScriptedModel):
+    """Writes the answer, and says that its limit cut it."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    async def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[TResponseStreamEvent]:
+        yield sdk_events.text_delta("m", ANSWER, 0)
+        yield sdk_events.incomplete([sdk_events.message(ANSWER)], model="cut", usage=(10, 16), sequence_number=1)
 
 
 def counted(output: Sequence[Any], usage: tuple[int, int, int]) -> ModelStep:
@@ -601,9 +613,9 @@ async def test_an_answer_without_a_valid_citation_has_no_evidence() -> None:
 
 
 async def test_a_cut_answer_is_truncated_even_with_citations() -> None:
-    turn = Turn(counted(says(ANSWER), (10, 0, 16)))
+    turn = Turn(models=OneModelForAll(CutModel()))
 
-    end = await turn.ask(agent=BILLING, max_output_tokens=16)
+    end = await turn.ask(agent=BILLING)
 
     assert end.outcome is Outcome.TRUNCATED
     assert [citation.marker for citation in end.citations] == [1]

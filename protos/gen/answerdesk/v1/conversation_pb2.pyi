@@ -255,7 +255,9 @@ class Passage(_message.Message):
     uri: _builtins.str
     """Where the document came from. A path or URI as given at ingestion."""
     heading: _builtins.str
-    """The headings above the passage, outermost first, joined by " > ". Empty above the first heading."""
+    """The headings above the passage, outermost first, joined by " > ", without the one that is the document's title.
+    Empty above the first other heading.
+    """
     text: _builtins.str
     """The text of that span. For a whole document (strategy CAG) its first 500 characters."""
     score: _builtins.float
@@ -318,7 +320,7 @@ class Citation(_message.Message):
     uri: _builtins.str
     """Where it came from."""
     heading: _builtins.str
-    """The headings above the quote, outermost first, joined by " > "."""
+    """The headings above the quote, outermost first, joined by " > ", without the one that is the document's title."""
     page: _builtins.int
     """The page, from 1, for paged formats. 0: the format has no pages."""
     quote: _builtins.str
