@@ -43,10 +43,10 @@ cov: $(VENV)/.dev ## The same with branch coverage and its gate
 	$(BIN)/python -m pytest -m "not e2e and not faults" --cov --cov-report=term --cov-report=xml:build/coverage.xml
 
 e2e: $(VENV)/.dev ## Both processes, real clients
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -m e2e tests/e2e
 
 faults: $(VENV)/.dev ## Crashes, signals, restarts
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m faults tests/faults
 
 check: fmt-check lint types imports proto-check cov ## What CI runs first
 

@@ -36,7 +36,8 @@ _LISTS = frozenset(("bullet_list", "ordered_list"))
 # Before the words of a paragraph: a task's box, an alert's kind, the name of a footnote.
 _MARK = re.compile(r"\[[ xX]\][ \t]+|\[![A-Za-z]+\]\s*|\[\^[^\]\s]{1,64}\]:\s*")
 # "one, two, and three" as a list: what joins an item to the next is not part of it.
-_SEPARATOR_OF_ITEMS = re.compile(r"(?<=\w)(?:[,;](?: (?:and|or))?)$")
+_SEPARATOR_OF_ITEMS = re.compile(r"[,;](?: (?:and|or))?$")
+_QUOTE_MARKS = re.compile(r"^[\s>]+")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
@@ -128,7 +129,7 @@ class _Reader:
             line = self._outline.first_line(row)
             text = self._outline.line(line)
             # A row never begins with ">": it would have ended the table.
-            start = self._outline.line_start(line) + len(text) - len(text.lstrip(" \t>"))
+            start = self._outline.line_start(line) + len(text) - len(_QUOTE_MARKS.sub("", text))
             words = _row(header, self._cells(row))
             yield from self._bounded(
                 start, self._outline.line_start(line) + len(text.rstrip()), words, header if index else ()

@@ -84,4 +84,4 @@ def test_an_invalid_request_names_the_fields(pair: Pair) -> None:
     assert error["code"] == 3
     details = {detail["@type"].rpartition("/")[2]: detail for detail in error["details"]}
     assert details["google.rpc.ErrorInfo"]["reason"] == "INVALID_REQUEST"
-    assert details["google.rpc.BadRequest"]["fieldViolations"][0]["field"] == "message"
+    assert details["google.rpc.BadRequest"]["field_violations"][0]["field"] == "message"

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,8 +15,9 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def http(pair: Pair) -> httpx.Client:
-    return httpx.Client(base_url=pair.url, timeout=30)
+def http(pair: Pair) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=pair.url, timeout=30) as client:
+        yield client
 
 
 def ask(http: httpx.Client, message: str, **body: Any) -> list[Event]:
