@@ -4,8 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from markdown_it.tree import SyntaxTreeNode
-
+from agent_service.ingestion.blocks import Block
 from agent_service.ingestion.outline import Outline
 from agent_service.ingestion.sentences import Quote, quotes
 from agent_service.types import Sentence, Span
@@ -145,17 +144,17 @@ class _Cutter:
             end = quote.span.end
 
 
-def _block_cuts(outline: Outline, blocks: Sequence[SyntaxTreeNode], rank: int) -> Iterator[tuple[int, int]]:
+def _block_cuts(outline: Outline, blocks: Sequence[Block], rank: int) -> Iterator[tuple[int, int]]:
     """Where blocks begin. The deeper the block the larger the rank; the first row of a table stays with its header."""
     for index, block in enumerate(blocks):
-        if block.type == "thead" or (block.type == "tr" and index == 0):
+        if block.kind == "thead" or (block.kind == "tr" and index == 0):
             continue
         introduced = index > 0 and _introduces(blocks[index - 1])
-        yield outline.start(block), _SENTENCE_RANK if introduced else rank
-        if block.type in _CONTAINERS:
+        yield outline.line_start(block.first), _SENTENCE_RANK if introduced else rank
+        if block.kind in _CONTAINERS:
             yield from _block_cuts(outline, block.children, rank + 1)
 
 
-def _introduces(block: SyntaxTreeNode) -> bool:
+def _introduces(block: Block) -> bool:
     """Whether a block belongs with the next: a heading, or a paragraph that ends with a colon."""
-    return block.type == "heading" or (block.type == "paragraph" and block.children[0].content.endswith(":"))
+    return block.kind == "heading" or (block.kind == "paragraph" and block.content.endswith(":"))

@@ -16,8 +16,6 @@ MAX_GROUPS = 32
 COLLECTION = re.compile(r"[a-z0-9_-]{1,64}")
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _GROUP = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-# Lone surrogates have no UTF-8 form; NUL ends strings in too many places.
-_NOT_TEXT = re.compile(r"[\0\ud800-\udfff]")
 _NOT_TEXT_RULE = "must not hold NUL characters or lone surrogates"
 
 
@@ -40,7 +38,7 @@ def _names(document: SourceDocument) -> Iterator[tuple[str, str]]:
     if len(document.title) > MAX_TITLE:
         yield "title", f"must have at most {MAX_TITLE} characters"
     for field, text in (("uri", document.uri), ("title", document.title)):
-        if _NOT_TEXT.search(text):
+        if not _is_text(text):
             yield field, _NOT_TEXT_RULE
 
 
@@ -50,7 +48,7 @@ def _text(text: str) -> Iterator[tuple[str, str]]:
         yield "text", "must have 1 byte to 2 MiB"
     if max(map(text.count, "\n\r")) > MAX_LINES:
         yield "text", f"must have at most {MAX_LINES:,} lines"
-    if _NOT_TEXT.search(text):
+    if not _is_text(text):
         yield "text", _NOT_TEXT_RULE
 
 
@@ -61,3 +59,12 @@ def _access(access: Access) -> Iterator[tuple[str, str]]:
         yield "access.groups", f"must be at most {MAX_GROUPS}"
     if not all(_GROUP.fullmatch(group) for group in access.groups):
         yield "access.groups", "must each be 1 to 64 characters of [A-Za-z0-9._:-]"
+
+
+def _is_text(text: str) -> bool:
+    # Lone surrogates have no UTF-8 form; NUL ends strings in too many places.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

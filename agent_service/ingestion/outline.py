@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from itertools import accumulate, count
 
 from markdown_it.common.utils import MD_TRIM_CHARS
-from markdown_it.tree import SyntaxTreeNode
 from markdown_it.utils import EnvType
 
-from agent_service.ingestion.inline import PARSER, plain
+from agent_service.ingestion.blocks import Block, Lines, parse
+from agent_service.ingestion.inline import plain
 
-# What markdown-it takes for the end of a line; `str.splitlines` knows more.
-_LINE_END = re.compile(r"\r\n?|\n")
-_BYTE_ORDER_MARK = "\ufeff"
 _FENCE_OF_FRONT_MATTER = re.compile(r"(?:---|\.\.\.)[ \t]*")
 # A document may also begin with a rule: front matter begins with a key.
 _KEY = re.compile(r"[\w.-]+[ \t]*:")
@@ -31,31 +28,6 @@ class Heading:
     level: int
     text: str
     path: str
-
-
-class Lines:
-    """Where the lines of a text begin and end, in code points."""
-
-    def __init__(self, text: str) -> None:
-        breaks = [match.span() for match in _LINE_END.finditer(text)]
-        self._length = len(text)
-        self._starts = [0, *(end for _, end in breaks)]
-        self._ends = [*(start for start, _ in breaks), len(text)]
-
-    def start(self, line: int) -> int:
-        """Where a line begins; the end of the text for lines behind the last."""
-        return self._starts[line] if line < len(self._starts) else self._length
-
-    def end(self, line: int) -> int:
-        """Where a line ends, without its line break."""
-        return self._ends[line] if line < len(self._ends) else self._length
-
-    def starts(self, start: int, end: int) -> Sequence[int]:
-        """Where those lines begin that begin inside a range, after its start."""
-        return self._starts[bisect_right(self._starts, start) : bisect_right(self._starts, end - 1)]
-
-    def __len__(self) -> int:
-        return len(self._starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +52,13 @@ class Outline:
         # markdown-it replaces NUL, too; with it replaced here, its lines are substrings of ours.
         self._source = text.replace("\0", "\ufffd")
         self._lines = Lines(text)
-        self._skipped = _lines_of_front_matter(text, self._lines)
-        body = self._source[self._body_start() :]
-        self.blocks: Sequence[SyntaxTreeNode] = SyntaxTreeNode(PARSER.parse(body, self.env)).children
+        self.blocks = list(parse(self._source, self._lines, _lines_of_front_matter(text, self._lines), self.env))
         self.headings = tuple(_with_paths(self._headings()))
         self.title = next((h.text for h in self.headings if h.level == 1 and h.text), "")
 
-    def start(self, block: SyntaxTreeNode) -> int:
-        """Where the first line of a block begins."""
-        return self.line_start(self.first_line(block))
-
-    def first_line(self, block: SyntaxTreeNode) -> int:
-        """The number of a block's first line."""
-        return self._skipped + (block.map[0] if block.map else 0)
-
     def line_start(self, line: int) -> int:
         """Where a line begins."""
-        return self._body_start() if line == self._skipped == 0 else self._lines.start(line)
+        return self._lines.start(line)
 
     def line_starts(self, start: int, end: int) -> Sequence[int]:
         """Where those lines begin that begin inside a range, after its start."""
@@ -121,15 +83,13 @@ class Outline:
             shifts.append(self.line_start(number) + len(kept) - len(line) - begin)
         return Content(text, begins, shifts)
 
-    def paragraph(self, block: SyntaxTreeNode) -> Content:
+    def paragraph(self, block: Block) -> Content:
         """The content of a paragraph."""
-        text = block.children[0].content
-        first = self.first_line(block)
-        last = self._skipped + (block.map[1] if block.map else 0)
         # Lines of rare white space alone are no blank lines for CommonMark, but are trimmed away all the same.
-        lines = text.split("\n")
-        spare = range(first, last - len(lines))
-        return self.content(text, next((at for at in spare if self._holds(at, lines)), last - len(lines)))
+        lines = block.content.split("\n")
+        without_spare = block.last - len(lines)
+        first = next((at for at in range(block.first, without_spare) if self._holds(at, lines)), without_spare)
+        return self.content(block.content, first)
 
     def _holds(self, first_line: int, lines: Sequence[str]) -> bool:
         raw = (self.line(number).rstrip(MD_TRIM_CHARS) for number in count(first_line))
@@ -140,14 +100,11 @@ class Outline:
         index = bisect_right(self.headings, position, key=lambda heading: heading.start)
         return self.headings[index - 1].path if index else ""
 
-    def _body_start(self) -> int:
-        return self._lines.start(self._skipped) if self._skipped else int(self.text.startswith(_BYTE_ORDER_MARK))
-
     def _headings(self) -> Iterator[tuple[int, int, str]]:
         for block in self.blocks:
-            if block.type == "heading":
-                text = " ".join(plain(block.children[0].content, self.env).text.split())
-                yield self.start(block), int(block.tag[1]), _ANCHOR.sub("", text)
+            if block.kind == "heading":
+                text = " ".join(plain(block.content, self.env).text.split())
+                yield self.line_start(block.first), block.level, _ANCHOR.sub("", text)
 
 
 def _with_paths(headings: Iterator[tuple[int, int, str]]) -> Iterator[Heading]:
@@ -168,7 +125,7 @@ def _lines_of_front_matter(text: str, lines: Lines) -> int:
     def line(number: int) -> str:
         return text[lines.start(number) : lines.end(number)]
 
-    if line(0).lstrip(_BYTE_ORDER_MARK).rstrip() != "---" or not _KEY.match(line(1)):
+    if line(0).rstrip() != "---" or not _KEY.match(line(1)):
         return 0
     closing = (n for n in range(2, len(lines)) if _FENCE_OF_FRONT_MATTER.fullmatch(line(n)))
     return next((n + 1 for n in closing), 0)

@@ -38,6 +38,7 @@ _CUT_AT_ONCE = 4_000
 # Passages weighed between two looks at the event loop.
 _WEIGHED_AT_ONCE = 16
 
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 
 
@@ -82,13 +83,11 @@ class IngestPipeline:
 
     async def _write(self, document_id: DocumentId, document: SourceDocument) -> Ingested:
         access = Access(document.access.tenant, tuple(sorted(set(document.access.groups))))
-        outline = await _aside(Outline, document.text, size=len(document.text))
-        title = _title(document, outline)
-        version = _version(title, access, document.text)
+        outline, title, version = await _aside(_read, document, access)
         stored = await self._store.info(document_id, Caller("ingestion", access.tenant, access.groups))
         if stored is not None and stored.version == version:
             return Ingested(IngestStatus.UNCHANGED, stored)
-        cut = await _aside(chunks, outline, size=len(document.text))
+        cut = await _aside(_cut, document, outline)
         if len(cut) > MAX_PASSAGES:
             rule = f"must have at most {MAX_PASSAGES:,} passages, has {len(cut):,}"
             raise InvalidRequestError(FieldViolation("document.text", rule))
@@ -123,8 +122,22 @@ def document_id_of(document: SourceDocument) -> DocumentId:
     return DocumentId(str(uuid5(_NAMESPACE, f"{document.access.tenant}/{document.collection}/{document.uri}")))
 
 
-async def _aside(function: Callable[..., _T], argument: object, *, size: int) -> _T:
-    return function(argument) if size <= _CUT_AT_ONCE else await asyncio.to_thread(function, argument)
+async def _aside(function: Callable[[SourceDocument, _A], _T], document: SourceDocument, argument: _A) -> _T:
+    """Call a function, in a thread where the document is long."""
+    if len(document.text) <= _CUT_AT_ONCE:
+        return function(document, argument)
+    return await asyncio.to_thread(function, document, argument)
+
+
+def _read(document: SourceDocument, access: Access) -> tuple[Outline, str, str]:
+    """The parsed document, its title and its version."""
+    outline = Outline(document.text)
+    title = _title(document, outline)
+    return outline, title, _version(title, access, document.text)
+
+
+def _cut(_document: SourceDocument, outline: Outline) -> list[Chunk]:
+    return chunks(outline)
 
 
 def _title(document: SourceDocument, outline: Outline) -> str:

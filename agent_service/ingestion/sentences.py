@@ -15,8 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from markdown_it.tree import SyntaxTreeNode
-
+from agent_service.ingestion.blocks import Block
 from agent_service.ingestion.html_text import plain_html
 from agent_service.ingestion.inline import Plain, Range, plain
 from agent_service.ingestion.outline import Content, Outline
@@ -64,17 +63,17 @@ class _Reader:
     def __init__(self, outline: Outline) -> None:
         self._outline = outline
 
-    def blocks(self, nodes: Sequence[SyntaxTreeNode], lead: str = "", *, item: bool = False) -> list[Quote]:
+    def blocks(self, nodes: Sequence[Block], lead: str = "", *, item: bool = False) -> list[Quote]:
         """The sentences of sibling blocks; with `item` those of a list item, whose first words get `lead`."""
         found: list[Quote] = []
         opening: Quote | None = None
         for index, node in enumerate(nodes):
-            if node.type == "paragraph":
+            if node.kind == "paragraph":
                 own = self._paragraph(node, lead if index == 0 else "", item=item)
                 found += own
                 opening = _opening(own, item=item)
                 continue
-            if node.type in _LISTS:
+            if node.kind in _LISTS:
                 listed = self._list(node, opening)
                 if opening and opening.text.endswith(":"):
                     listed = _joined(found.pop(), listed)
@@ -84,24 +83,24 @@ class _Reader:
             opening = None
         return found
 
-    def _other(self, node: SyntaxTreeNode) -> Iterable[Quote]:
-        match node.type:
+    def _other(self, node: Block) -> Iterable[Quote]:
+        match node.kind:
             case "blockquote":
                 return self.blocks(node.children)
             case "table":
                 return self._table(node)
             case "fence":
-                return self._code(node, self._outline.first_line(node) + 1)
+                return self._code(node, node.first + 1)
             case "code_block":
-                return self._code(node, self._outline.first_line(node))
+                return self._code(node, node.first)
             case "html_block":
-                content = self._outline.content(node.content.removesuffix("\n"), self._outline.first_line(node))
+                content = self._outline.content(node.content.removesuffix("\n"), node.first)
                 made = plain_html(content.text)
                 return self._quotes(content, made, sentence_ranges(made.text))
             case _:
                 return ()
 
-    def _paragraph(self, node: SyntaxTreeNode, lead: str, *, item: bool) -> list[Quote]:
+    def _paragraph(self, node: Block, lead: str, *, item: bool) -> list[Quote]:
         content = self._outline.paragraph(node)
         mark = _MARK.match(content.text)
         begin = mark.end() if mark else 0
@@ -116,17 +115,17 @@ class _Reader:
             found[0] = replace(found[0], text=f"{lead} {found[0].text}", lead=lead)
         return found
 
-    def _list(self, node: SyntaxTreeNode, opening: Quote | None) -> list[Quote]:
+    def _list(self, node: Block, opening: Quote | None) -> list[Quote]:
         lead = opening.text if opening else ""
         lead += ":" if lead and not lead.endswith((":", "?")) else ""
         return [quote for item in node.children for quote in self.blocks(item.children, lead, item=True)]
 
-    def _table(self, node: SyntaxTreeNode) -> Iterator[Quote]:
+    def _table(self, node: Block) -> Iterator[Quote]:
         head, *bodies = node.children
         header = self._cells(head.children[0])
         rows = bodies[0].children if bodies else ()
         for index, row in enumerate(rows):
-            line = self._outline.first_line(row)
+            line = row.first
             text = self._outline.line(line)
             # A row never begins with ">": it would have ended the table.
             start = self._outline.line_start(line) + len(text) - len(_QUOTE_MARKS.sub("", text))
@@ -135,11 +134,11 @@ class _Reader:
                 start, self._outline.line_start(line) + len(text.rstrip()), words, header if index else ()
             )
 
-    def _cells(self, row: SyntaxTreeNode) -> list[str]:
-        contents = (cell.children[0].content for cell in row.children)
+    def _cells(self, row: Block) -> list[str]:
+        contents = (cell.content for cell in row.children)
         return [" ".join(plain(content, self._outline.env).text.split()) for content in contents]
 
-    def _code(self, node: SyntaxTreeNode, first_line: int) -> Iterator[Quote]:
+    def _code(self, node: Block, first_line: int) -> Iterator[Quote]:
         content = self._outline.content(node.content.removesuffix("\n"), first_line)
         for start, end in _code_ranges(content.text):
             text = content.text[start:end]

@@ -1,11 +1,11 @@
 """kill -9 of the agent service while it ingests: what it acknowledged is there, nothing is half there."""
 
-import json
 import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -28,7 +28,7 @@ def write_documents(folder: Path, generation: int) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for number in range(DOCUMENTS):
         sections = [
-            f"## Part {part}\n\nThe lighthouse entry d{number}g{generation}p{part} stands here. {'Filler text. ' * 30}\n"
+            f"## Part {part}\n\nKeeper{number} wrote d{number}g{generation}p{part}. {'Filler text. ' * 30}\n"
             for part in range(SECTIONS)
         ]
         (target / f"d{number}.md").write_text(f"# Document {number}\n\n" + "\n".join(sections))
@@ -40,7 +40,7 @@ def kill_after(agent: Pair, acknowledged: int, folder: Path) -> list[str]:
     uris: list[str] = []
     enough = threading.Event()
 
-    def documents() -> object:
+    def documents() -> Iterator[pb.IngestDocumentsRequest]:
         for path in sorted((folder / "handbook").iterdir()):
             document = pb.Document(uri=f"handbook/{path.name}", collection="handbook", text=path.read_text())
             yield pb.IngestDocumentsRequest(document=document)
@@ -118,14 +118,14 @@ def test_kill_9_while_ingesting_loses_nothing_acknowledged_and_leaves_nothing_ha
                 assert number is not None
                 current = re.search(r"d\d+g(\d+)p", document.text)
                 assert current is not None
-                texts = "\n".join(searched(pair.agent_target, f"lighthouse Document {number.group(1)}"))
+                texts = "\n".join(searched(pair.agent_target, f"keeper{number.group(1)}"))
                 marks = {m.groups() for m in re.finditer(rf"\bd{number.group(1)}g(\d+)p(\d+)\b", texts)}
                 generations = {mark[0] for mark in marks}
                 assert generations <= {current.group(1)}, f"{uri} shows {generations}"
                 assert {mark[1] for mark in marks} == {str(part) for part in range(SECTIONS)}, uri
     finally:
         pair.stop()
-    print(json.dumps({"rounds": ROUNDS, "documents checked": checked}))
+    assert checked >= ROUNDS * 3
 
 
 def test_kill_9_of_the_ingesting_command_leaves_the_serving_agent_whole(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class CagStrategy:
             chosen = await self._best_within_budget(found.hits, question.caller)
             if not chosen:  # nothing was found, or nothing so small
                 return self._passages_only(found, collections)
-            reason = f"{', '.join(collections)} is more than fits: the {len(chosen)} best documents by search"
+            reason = f"{', '.join(collections)} exceeds the budget: the {len(chosen)} best documents by search"
         else:
             reason = f"all {len(chosen)} documents of {', '.join(collections)} are in context"
         prepared, cache_hit = await self._prepared_for(chosen, question.caller)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from agent_service.ingestion.blocks import Lines, parse
 from agent_service.ingestion.chunk import MAX, Chunk, chunk
 from agent_service.ingestion.outline import Outline
 from agent_service.ingestion.sentences import MAX_SENTENCE
@@ -111,6 +112,16 @@ def test_chunks_begin_at_every_heading_behind_something_quotable(text: str) -> N
     for before, start in pairwise(headings):
         if any(before < end <= start for end in ends):
             assert start in starts
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(DOCUMENTS, st.integers(1, 200))
+def test_blocks_are_the_same_however_much_is_parsed_at_a_time(text: str, window: int) -> None:
+    source = text.replace("\0", "\ufffd")
+
+    parsed = list(parse(source, Lines(source), 0, {}, window))
+
+    assert parsed == list(parse(source, Lines(source), 0, {}))
 
 
 def test_chunk_of_nothing_is_nothing() -> None:

@@ -376,7 +376,7 @@ async def test_cag_offers_at_most_the_fifty_sources_that_the_contract_allows(she
     assert len(context.sources) <= 50
 
 
-async def test_cag_counts_documents_beyond_the_first_page(shelf: Shelf) -> None:
+async def test_cag_over_its_budget_says_so_however_many_documents_there_are(shelf: Shelf) -> None:
     for number in range(220):
         await shelf.put(f"{number}.md", f"Note {number}.\n")
     texts = [PLANS, UPGRADES, TAX, *(f"Note {number}.\n" for number in range(220))]
