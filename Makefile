@@ -1,7 +1,7 @@
 # Recipes are one line that calls a tool; logic lives in Python. `make run` and `make test` need Python 3.11+ and make.
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check fmt fmt-check lint types imports proto proto-lint proto-breaking proto-check \
-        proto-accept cov e2e faults ingest lock tools clean
+        proto-accept cov e2e faults eval ingest lock tools clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -89,6 +89,9 @@ $(BUF): tests/support/tools/package-lock.json
 
 $(TOOLS)/bin/grpcurl:
 	GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+eval: $(VENV)/.dev ## Quality of routing and abstention: make eval DATA=folder
+	$(BIN)/python -m tests.evals.support $(DATA)
 
 lock: $(VENV)/.dev ## Write requirements/*.txt anew from pyproject.toml
 	$(BIN)/python -m tests.support.locks

@@ -24,8 +24,9 @@ _RULES = ["autolink", "backticks", "emphasis", "entity", "escape", "html_inline"
 _MARKUP = re.compile(r"[\\`*_\[<&]")
 _LINE_BREAK_TAG = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]{1,64}\]")
-# Longer ones hold no prose; bounding them bounds what a hostile paragraph can cost.
+# What has more of these is no prose; finding out which brackets are links takes the square of their number.
 _MAX_MARKUP = 10_000
+_MAX_BRACKETS = 500
 
 
 class _State(StateInline):
@@ -124,7 +125,8 @@ def plain(content: str, env: EnvType) -> Plain:
         content: the text of a paragraph, heading or cell, without block markup.
         env: what `PARSER.parse` left there: the link references of the document.
     """
-    if len(content) > _MAX_MARKUP or not _MARKUP.search(content):
+    is_prose = len(content) <= _MAX_MARKUP and content.count("[") <= _MAX_BRACKETS
+    if not is_prose or not _MARKUP.search(content):
         return Plain(content, range(len(content)))
     builder = _Builder()
     builder.add(PARSER.inline.parse(content, PARSER, env, []), content, 0)

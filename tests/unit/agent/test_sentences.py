@@ -98,6 +98,7 @@ def test_plain_text_knows_where_each_character_comes_from(content: str) -> None:
         ("note[^1] and `x[^2]`[^3].", "note and x."),
         ("~~EUR 10~~ EUR 8", "~~EUR 10~~ EUR 8"),
         ("*" * 12_000, "*" * 12_000),
+        ("[" * 501 + "*a*", "[" * 501 + "*a*"),
     ],
 )
 def test_plain_text_is_free_of_markup(content: str, expected: str) -> None:
