@@ -143,7 +143,11 @@ async def search(settings: Settings, query: str, top_k: int, target: str | None)
     """Print the best passages for a query, asked of a serving agent, else of the store itself."""
     address = target or settings.listen
     if await serving(address):
-        hits = await search_remotely(address, query, top_k)
+        try:
+            hits = await search_remotely(address, query, top_k)
+        except CallFailedError as err:
+            print(err, file=sys.stderr)  # noqa: T201
+            return 1
     else:
         store = await open_store(settings)
         try:

@@ -71,12 +71,14 @@ async def test_ingest_and_search_go_to_a_serving_agent(
         assert await commands.ingest(settings, commands.IngestOptions([documents]), settings.listen) == 0
         assert await commands.search(settings, "quokka canteen", 3, None) == 0
         assert await commands.search(settings, "zanzibar", 3, None) == 0
+        assert await commands.search(settings, " ", 3, None) == 1
 
     printed = capsys.readouterr()
     assert "1 created" in printed.err
     assert "1 unchanged" in printed.err
     assert "handbook/lunch.md" in printed.out
     assert "Nothing found." in printed.out
+    assert "INVALID_ARGUMENT: query" in printed.err
 
 
 async def test_documents_named_at_start_are_loaded_before_the_service_is_ready(
