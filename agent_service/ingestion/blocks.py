@@ -1,7 +1,7 @@
 """The blocks of a Markdown document, slim: what markdown-it says of them, without its tokens.
 
 A token is half a dozen objects that the garbage collector walks through while everything else stands still. They are
-made for a window of the document at a time and let go: 2 MiB of text then stop the event loop for a tenth of the time.
+made for a window of the document at a time and let go: 2 MiB of text stop the event loop for 40 ms instead of 140.
 """
 
 import re

@@ -11,8 +11,8 @@ from agent_service.types import Sentence, Span
 
 # Part of each document's version: raise it when the same text is cut or read in another way.
 CHUNKER_VERSION = "1"
-TARGET = 900
-MAX = 1_600
+_TARGET_CHARACTERS = 900
+MAX_CHARACTERS = 1_600
 # A section of at most so many characters is not cut, and no cut leaves less than `_MIN` on either side of it.
 _SMALL = 1_200
 _MIN = 250
@@ -39,7 +39,7 @@ def chunk(text: str) -> list[Chunk]:
     """Cut a Markdown document at its headings, and long sections further.
 
     Returns:
-        Chunks in the order of the document; their texts, joined, are the document. At most `MAX` characters each.
+        Chunks in the order of the document, none longer than `MAX_CHARACTERS`; their texts, joined, are the document.
         A heading always begins a chunk, except where what stands before it has nothing to quote: that joins what
         follows. Empty for an empty text.
     """
@@ -71,7 +71,7 @@ class _Cutter:
             yield Span(start, end)
 
     def cut(self, section: Span) -> Iterator[Span]:
-        """Cut a section into ranges of at most `MAX` characters."""
+        """Cut a section into ranges of at most `MAX_CHARACTERS`."""
         start = section.start
         while section.end - start > _SMALL:
             stop = self._next_cut(start, section.end)
@@ -96,23 +96,23 @@ class _Cutter:
 
     def _next_cut(self, start: int, end: int) -> int | None:
         """Where to cut what begins at `start`; None where it stays whole."""
-        fits = end - start <= MAX
-        good = self._cuts_in(start + _MIN, min(start + MAX, end - _MIN))
+        fits = end - start <= MAX_CHARACTERS
+        good = self._cuts_in(start + _MIN, min(start + MAX_CHARACTERS, end - _MIN))
         if good:
-            position, rank = min(good, key=lambda cut: (cut[1], abs(cut[0] - start - TARGET)))
+            position, rank = min(good, key=lambda cut: (cut[1], abs(cut[0] - start - _TARGET_CHARACTERS)))
             return None if fits and rank > 0 else position
         if fits:
             return None
-        if near := self._cuts_in(start + 1, start + MAX):
+        if near := self._cuts_in(start + 1, start + MAX_CHARACTERS):
             return near[-1][0]
         return self._cut_anywhere(start)
 
     def _cut_anywhere(self, start: int) -> int:
         """A cut in what has neither blocks nor sentences: at a line, or at no particular place."""
-        lines = [at for at in self._outline.line_starts(start, start + MAX + 1) if not self._tears(at)]
+        lines = [at for at in self._outline.line_starts(start, start + MAX_CHARACTERS + 1) if not self._tears(at)]
         if lines:
             return lines[-1]
-        stop = start + MAX
+        stop = start + MAX_CHARACTERS
         if self._tears(stop):
             return self._quote_starts[bisect_right(self._quote_starts, stop) - 1]
         # "\r\n" stays together: it is one line break.

@@ -24,9 +24,10 @@ _RULES = ["autolink", "backticks", "emphasis", "entity", "escape", "html_inline"
 _MARKUP = re.compile(r"[\\`*_\[<&]")
 _LINE_BREAK_TAG = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]{1,64}\]")
-# What has more of these is no prose; finding out which brackets are links takes the square of their number.
+# What has more is no prose. Finding out what is a link takes time for each bracket, and what is bold more than that.
 _MAX_MARKUP = 10_000
-_MAX_BRACKETS = 500
+_MAX_BRACKETS = 16
+_CHARACTERS_PER_BRACKET = 10
 
 
 class _State(StateInline):
@@ -125,7 +126,8 @@ def plain(content: str, env: EnvType) -> Plain:
         content: the text of a paragraph, heading or cell, without block markup.
         env: what `PARSER.parse` left there: the link references of the document.
     """
-    is_prose = len(content) <= _MAX_MARKUP and content.count("[") <= _MAX_BRACKETS
+    brackets = _MAX_BRACKETS + len(content) // _CHARACTERS_PER_BRACKET
+    is_prose = len(content) <= _MAX_MARKUP and content.count("[") <= brackets
     if not is_prose or not _MARKUP.search(content):
         return Plain(content, range(len(content)))
     builder = _Builder()

@@ -1,14 +1,17 @@
 """The quotable sentences of a document: what may stand alone in an answer, in words that are understood alone.
 
-A sentence of a list begins with the words that introduce the list, a table row names its columns:
+An item of a list begins with the words that introduce the list, so does a row of a table, which names its columns:
 
     We accept:                       "We accept: Credit cards"          (the quote begins at "We accept")
     - Credit cards                   "We accept: Direct debit"
     - Direct debit
 
-    | Plan | Price | SSO |           "Plan: Pro; Price: EUR 29; SSO: no"
-    |------|-------|-----|
-    | Pro  | EUR 29| no  |
+    Prices a month:                  "Prices a month: Plan: Basic; Price: EUR 9; SSO: no"
+
+    | Plan  | Price  | SSO |         "Prices a month: Plan: Pro; Price: EUR 29; SSO: yes"
+    |-------|--------|-----|
+    | Basic | EUR 9  | no  |
+    | Pro   | EUR 29 | yes |
 """
 
 import re
@@ -73,22 +76,28 @@ class _Reader:
                 found += own
                 opening = _opening(own, item=item)
                 continue
-            if node.kind in _LISTS:
-                listed = self._list(node, opening)
-                if opening and opening.text.endswith(":"):
-                    listed = _joined(found.pop(), listed)
-                found += listed
-            else:
-                found += self._other(node)
+            parts = self._parts(node, opening)
+            if opening and parts and parts[0].lead == opening.text:
+                found[-1:] = _joined(opening, parts[0])
+                parts = parts[1:]
+            found += parts
             opening = None
         return found
+
+    def _parts(self, node: Block, opening: Quote | None) -> Sequence[Quote]:
+        """The sentences of a list or table, with the words that open it, or of another block."""
+        words = opening.text if opening else ""
+        if node.kind in _LISTS:
+            words += ":" if words and not words.endswith((":", "?")) else ""
+            return [quote for item in node.children for quote in self.blocks(item.children, words, item=True)]
+        if node.kind == "table":
+            return list(self._table(node, words if words.endswith(":") else ""))
+        return list(self._other(node))
 
     def _other(self, node: Block) -> Iterable[Quote]:
         match node.kind:
             case "blockquote":
                 return self.blocks(node.children)
-            case "table":
-                return self._table(node)
             case "fence":
                 return self._code(node, node.first + 1)
             case "code_block":
@@ -115,24 +124,19 @@ class _Reader:
             found[0] = replace(found[0], text=f"{lead} {found[0].text}", lead=lead)
         return found
 
-    def _list(self, node: Block, opening: Quote | None) -> list[Quote]:
-        lead = opening.text if opening else ""
-        lead += ":" if lead and not lead.endswith((":", "?")) else ""
-        return [quote for item in node.children for quote in self.blocks(item.children, lead, item=True)]
-
-    def _table(self, node: Block) -> Iterator[Quote]:
+    def _table(self, node: Block, opening: str) -> Iterator[Quote]:
         head, *bodies = node.children
         header = self._cells(head.children[0])
-        rows = bodies[0].children if bodies else ()
-        for index, row in enumerate(rows):
-            line = row.first
-            text = self._outline.line(line)
+        lead = opening
+        for row in bodies[0].children if bodies else ():
+            start = self._outline.line_start(row.first)
+            line = self._outline.line(row.first)
             # A row never begins with ">": it would have ended the table.
-            start = self._outline.line_start(line) + len(text) - len(_QUOTE_MARKS.sub("", text))
+            indent = len(line) - len(_QUOTE_MARKS.sub("", line))
             words = _row(header, self._cells(row))
-            yield from self._bounded(
-                start, self._outline.line_start(line) + len(text.rstrip()), words, header if index else ()
-            )
+            yield from self._bounded(start + indent, start + len(line.rstrip()), f"{opening} {words}".strip(), lead)
+            # The first row stays with its header; the others may come into another chunk.
+            lead = " ".join((opening, *header)).strip()
 
     def _cells(self, row: Block) -> list[str]:
         contents = (cell.content for cell in row.children)
@@ -159,9 +163,8 @@ class _Reader:
                 content.source(begin), content.source(end - 1) + 1, " ".join(made.text[a:b].split())
             )
 
-    def _bounded(self, start: int, end: int, text: str, header: Sequence[str] = ()) -> Iterator[Quote]:
+    def _bounded(self, start: int, end: int, text: str, lead: str = "") -> Iterator[Quote]:
         """One quote; several, in the words of the document, where it is too long for one."""
-        lead = "; ".join(filter(None, header))
         if end - start <= MAX_SENTENCE:
             yield Quote(Span(start, end), text, lead)
             return
@@ -170,19 +173,21 @@ class _Reader:
 
 
 def _opening(own: Sequence[Quote], *, item: bool) -> Quote | None:
-    """The quote that introduces a list right behind it: a question, words with a colon, an item without a full stop."""
+    """The quote that introduces a list or table right behind it.
+
+    It ends with a colon; before a list it may be a question, or an item without a full stop.
+    """
     if not own or len(own[-1].text) > _MAX_LEAD:
         return None
     introduces = own[-1].text.endswith((":", "?")) or (item and len(own) == 1 and own[0].text[-1] not in ".!…")
     return own[-1] if introduces else None
 
 
-def _joined(opening: Quote, listed: list[Quote]) -> list[Quote]:
-    """The opening words of a list say nothing alone: they become part of the first item's quote."""
-    first = listed[0] if listed else None
-    if first is None or first.lead != opening.text or first.span.end - opening.span.start > MAX_SENTENCE:
-        return [opening, *listed]
-    return [Quote(Span(opening.span.start, first.span.end), first.text, opening.lead), *listed[1:]]
+def _joined(opening: Quote, first: Quote) -> list[Quote]:
+    """Opening words with a colon say nothing alone: they become part of the first item's or row's quote."""
+    if not opening.text.endswith(":") or first.span.end - opening.span.start > MAX_SENTENCE:
+        return [opening, first]
+    return [Quote(Span(opening.span.start, first.span.end), first.text, opening.lead)]
 
 
 def _row(header: Sequence[str], cells: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agent_service.ingestion.blocks import Lines, parse
-from agent_service.ingestion.chunk import MAX, Chunk, chunk
+from agent_service.ingestion.chunk import MAX_CHARACTERS, Chunk, chunk
 from agent_service.ingestion.outline import Outline
 from agent_service.ingestion.sentences import MAX_SENTENCE
 
@@ -76,7 +76,7 @@ def assert_sound(text: str, found: list[Chunk]) -> None:
     assert [each.span.start for each in found] == [0, *(each.span.end for each in found)][: len(found)]
     for each in found:
         assert text[each.span.start : each.span.end] == each.text
-        assert 0 < len(each.text) <= MAX
+        assert 0 < len(each.text) <= MAX_CHARACTERS
         end = each.span.start
         for sentence in each.sentences:
             assert end <= sentence.span.start < sentence.span.end <= each.span.end
@@ -158,3 +158,81 @@ def headings(text: str) -> list[str]:
 )
 def test_chunk_headings(text: str, expected: list[str]) -> None:
     assert headings(text) == expected
+
+
+def texts(text: str) -> list[str]:
+    return [each.text for each in chunk(text)]
+
+
+def paragraph(length: int) -> str:
+    """A paragraph of sentences, with the blank line behind it."""
+    return ("Some words of it end here. " * (length // 27 + 1))[: length - 3] + ".\n\n"
+
+
+def test_section_that_is_hardly_longer_than_the_target_stays_whole() -> None:
+    document = "## A\n\n" + paragraph(500) + paragraph(600)
+
+    assert texts(document) == [document]
+
+
+def test_long_section_is_cut_between_blocks_near_the_target() -> None:
+    blocks = [paragraph(400) for _ in range(6)]
+
+    assert texts("".join(blocks)) == ["".join(blocks[:2]), "".join(blocks[2:4]), "".join(blocks[4:])]
+
+
+def test_block_up_to_the_maximum_stays_whole() -> None:
+    blocks = [paragraph(300), paragraph(1_500), paragraph(300)]
+
+    assert texts("".join(blocks)) == blocks
+
+
+def test_words_that_introduce_code_stay_with_it() -> None:
+    blocks = [paragraph(850), "Run this:\n\n", "```\n" + "code()\n" * 60 + "```\n"]
+
+    assert texts("".join(blocks)) == [blocks[0], "".join(blocks[1:])]
+
+
+def test_long_paragraph_is_cut_between_sentences() -> None:
+    found = texts(paragraph(4_000))
+
+    assert all(500 <= len(each) <= MAX_CHARACTERS for each in found)
+    assert all(each.startswith("Some") for each in found)
+
+
+def test_long_list_is_cut_between_items() -> None:
+    found = texts("".join(f"- Item {number} of a list.\n\n  It has two paragraphs.\n" for number in range(80)))
+
+    assert len(found) > 3
+    assert all(each.startswith("- Item") for each in found)
+
+
+def test_long_code_is_cut_between_its_pieces() -> None:
+    found = texts("```\n" + "".join(f"line_{number:03} = {number}\n" for number in range(300)) + "```\n")
+
+    assert len(found) > 3
+    assert all(each.startswith("line_") for each in found[1:])
+
+
+def test_long_quote_is_cut_with_its_marks() -> None:
+    found = texts("".join(f"> {line}\n>\n" for line in paragraph(3_000).strip().split(". ")))
+
+    assert len(found) > 2
+    assert all(each.startswith("> ") for each in found)
+
+
+def test_table_row_longer_than_a_chunk_is_cut_somewhere() -> None:
+    document = "| A | B |\n|---|---|\n| " + "word " * 1_000 + "| x |\n| y | z |\n"
+
+    found = chunk(document)
+
+    assert_sound(document, found)
+    assert len(found) > 3
+    assert found[-1].sentences[-1].text == "A: y; B: z"
+
+
+def test_comment_longer_than_a_chunk_is_cut_at_a_line() -> None:
+    found = texts("<!--\n" + "a comment that nobody quotes\n" * 100 + "-->\n\nText.\n")
+
+    assert len(found) == 2
+    assert all(each.endswith("\n") for each in found)

@@ -111,7 +111,7 @@ class Document(_message.Message):
     title: _builtins.str
     """The title. At most 300 characters; default: the first heading, else the file name in the URI."""
     text: _builtins.str
-    """The text. UTF-8 Markdown or plain text, 1 byte to 2 MiB. Required."""
+    """The text. UTF-8 Markdown or plain text, 1 byte to 2 MiB, at most 100,000 lines. Required."""
     @_builtins.property
     def access(self) -> _conversation_pb2.Access:
         """Who may read it. Default: everybody of the caller's tenant."""
