@@ -1,6 +1,7 @@
 """Which sentences answer a question: the extractive answer of the offline model."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,14 +13,26 @@ from agent_service.types import Question, Sentence, Source, SupportedSentence, T
 RUNNER_UP = 0.7
 """A further sentence is quoted from this share of the best one's score on; below, it is rather beside the point."""
 
-ASKS_FOR_A_FIGURE = re.compile(
-    r"\b(how (much|many|long|often|fast|soon|large|big|old|far)|when|what (time|year|date|percentage|price|number)"
-    r"|costs?|prices?|fees?|rates?|limits?|deadlines?)\b",
-    re.IGNORECASE,
+EXPECTED_SHAPES = (
+    (
+        re.compile(
+            r"\b(how (much|many|long|often|fast|soon|large|big|old|far)|when"
+            r"|what (time|year|date|percentage|price|number)|costs?|prices?|fees?|rates?|limits?|deadlines?)\b",
+            re.IGNORECASE,
+        ),
+        re.compile(r"\d"),
+    ),
+    (re.compile(r"\bwhere\b", re.IGNORECASE), re.compile(r"\b(in|at|within) (the )?[A-Z]")),
 )
-FIGURE = re.compile(r"\d")
-FIGURE_BONUS = 1.15
-"""Favours sentences with a figure where the question asks for one."""
+"""What a question asks for, and what a sentence that has it looks like: a figure; a place."""
+
+SHAPE_BONUS = 1.15
+"""Favours sentences of the expected shape among those that say about the same."""
+
+LENGTH_SHARE = 0.1
+USUAL_TERMS = 15
+"""A sentence of many terms holds a question's terms more easily by chance. Chosen on XQuAD-en (0.742 to 0.749 in the
+first sentence quoted); a larger share loses again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +56,51 @@ class SentenceRanker:
             return []
         collections = list(dict.fromkeys(source.passage.collection for source in sources))
         weights = await self._support.weigh(question, collections)
-        wants_figure = ASKS_FOR_A_FIGURE.search(question.text) is not None
+        shapes = [shape for asks, shape in EXPECTED_SHAPES if asks.search(question.text)]
         candidates = sorted(
-            self._candidates(weights, sources, wants_figure=wants_figure),
+            self._candidates(weights, sources, shapes),
             key=lambda c: (-c.score, c.source.marker, c.sentence.span.start),
         )
         chosen = _complementary(candidates, limit)
         return [SupportedSentence(c.source, c.sentence, min(1.0, c.score)) for c in chosen]
 
     def _candidates(
-        self, weights: TermWeights, sources: Sequence[Source], *, wants_figure: bool
+        self, weights: TermWeights, sources: Sequence[Source], shapes: Sequence[re.Pattern[str]]
     ) -> Iterator[_Candidate]:
         for source in sources:
             title = source.passage.title
             for heading, group in groupby(source.passage.sentences, key=lambda sentence: sentence.heading):
                 above = frozenset(self._encoder.terms(f"{title}\n{heading}"))
-                said = [(sentence, frozenset(self._encoder.terms(sentence.text))) for sentence in group]
-                section = weights.support(above.union(*(terms for _, terms in said)))
+                said = list(self._said(list(group)))
+                section = weights.support(above.union(*(terms | lead for _, terms, lead in said)))
                 if section < ANSWERABLE:
                     continue
-                for sentence, terms in said:
-                    stated = stated_support(weights, terms, above)
+                for sentence, terms, lead in said:
+                    stated = stated_support(weights, terms, above | lead)
                     if not stated:
                         continue
-                    score = stated * (0.5 + 0.5 * section)
-                    if wants_figure and FIGURE.search(sentence.text):
-                        score *= FIGURE_BONUS
+                    score = stated * (0.5 + 0.5 * section) / _length_penalty(terms)
+                    if any(shape.search(sentence.text) for shape in shapes):
+                        score *= SHAPE_BONUS
                     yield _Candidate(source, sentence, terms, score)
+
+    def _said(self, group: Sequence[Sentence]) -> Iterator[tuple[Sentence, frozenset[TermId], frozenset[TermId]]]:
+        """Each sentence with its own terms, and those of the words that it shares with its neighbours.
+
+        The items of a list repeat the words that introduce it ("We accept: ..."), table rows their first column's
+        name: such words stand above a sentence like a heading, and do not tell it from the next.
+        """
+        leads = Counter(sentence.text.partition(": ")[0] for sentence in group)
+        for sentence in group:
+            lead, colon, rest = sentence.text.partition(": ")
+            if not colon or leads[lead] == 1:
+                lead, rest = "", sentence.text
+            yield sentence, frozenset(self._encoder.terms(rest)), frozenset(self._encoder.terms(lead))
+
+
+def _length_penalty(terms: frozenset[TermId]) -> float:
+    """1 for sentences of usual length, growing slowly with more terms."""
+    return 1 - LENGTH_SHARE + LENGTH_SHARE * max(1.0, len(terms) / USUAL_TERMS)
 
 
 def _complementary(candidates: Sequence[_Candidate], limit: int) -> list[_Candidate]:
