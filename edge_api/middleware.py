@@ -78,6 +78,8 @@ class Cors(CORSMiddleware):
         """See `CORSMiddleware`."""
         answer = super().preflight_response(request_headers)
         if answer.status_code < 400:
+            # Browsers look for this on the answer itself; who reads the contract off a preflight finds it here, too.
+            answer.headers["access-control-expose-headers"] = self.simple_headers["Access-Control-Expose-Headers"]
             return answer
         allowed = self.is_allowed_origin(request_headers["origin"])
         headers = {

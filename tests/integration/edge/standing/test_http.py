@@ -138,6 +138,7 @@ async def test_a_preflight_of_an_allowed_origin_passes(
     assert method in response.headers["access-control-allow-methods"]
     allowed = {each.strip().lower() for each in response.headers["access-control-allow-headers"].split(",")}
     assert {each.lower() for each in requested} <= allowed
+    assert response.headers["access-control-expose-headers"] == "X-Request-ID, Retry-After"
     assert "origin" in response.headers["vary"].lower()
     assert response.headers["x-request-id"]
 
