@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     ingest.add_argument("--group", action="append", default=[], help="only members may read; repeatable")
     search = commands.add_parser("search", help="print the best passages for a question")
     search.add_argument("query")
-    search.add_argument("--top-k", type=int, default=5)
+    search.add_argument("--top-k", type=int, default=5, choices=range(1, 51), metavar="1..50")
     for command in (ingest, search):
         command.add_argument("--target", help="a serving agent, HOST:PORT; default: AGENT_LISTEN")
     commands.add_parser("check-roster", help="check the roster and print the team")

@@ -95,8 +95,8 @@ async def run_server(settings: Settings, load: IngestOptions | None) -> int:
         gc.freeze()
 
         async def load_documents() -> None:
-            if load is not None:
-                await ingest_here(parts.pipeline, load)
+            if load is not None and await ingest_here(parts.pipeline, load):
+                raise StartupError(f"--load {' '.join(map(str, load.paths))}: not every document could be loaded")
 
         try:
             await serve(parts, settings, load_documents)
@@ -148,6 +148,8 @@ async def search(settings: Settings, query: str, top_k: int, target: str | None)
         except CallFailedError as err:
             print(err, file=sys.stderr)  # noqa: T201
             return 1
+    elif target is not None:
+        raise StartupError(f"--target {target}: no agent service answers there")
     else:
         store = await open_store(settings)
         try:

@@ -75,9 +75,12 @@ def load_settings(environ: Mapping[str, str] = os.environ, **overrides: Any) -> 
     """
     known = {f"{PREFIX}{name.upper()}" for name, field in Settings.model_fields.items() if not field.validation_alias}
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
-            standard = name.removeprefix(PREFIX)
-            near = [standard] if standard in STANDARD else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        # pydantic-settings does not tell cases apart, so neither does this check.
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            standard = name.upper().removeprefix(PREFIX)
+            near = (
+                [standard] if standard in STANDARD else difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
+            )
             hint = f"; did you mean {near[0]}?" if near else ""
             raise StartupError(f"{name} is not a setting of the agent service{hint}")
     try:

@@ -3,12 +3,16 @@
 import json
 import logging
 import sys
+import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the call being served; set by the rpc interceptor."""
+
+MAX_CHAIN = 5
+"""Causes followed from one exception."""
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -27,9 +31,21 @@ class JsonFormatter(logging.Formatter):
         if request_id := request_id_var.get():
             line["request_id"] = request_id
         line.update({key: value for key, value in record.__dict__.items() if key not in _STANDARD})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1]:
+            line["exception"] = stack_of(record.exc_info[1])
         return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def stack_of(error: BaseException) -> str:
+    """Types and stacks of an exception and its causes, without their texts, which may quote a question or a secret."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(parts) < MAX_CHAIN:
+        kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
+        places = [f"{each.filename}:{each.lineno} {each.name}" for each in traceback.extract_tb(cause.__traceback__)]
+        parts.append("\n".join([*places, kind]))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\ncaused by\n".join(parts)
 
 
 def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
@@ -42,5 +58,5 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     # httpx2 logs every request's address at INFO, with what a base URL may carry.
     for noisy in ("httpx", "httpx2", "httpcore", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # The agents SDK logs the provider's error text, which may quote a prompt; the boundary logs the error's kind.
+    # The agents SDK logs the provider's error text, which may quote a prompt; the call's line has its reason and kind.
     logging.getLogger("openai.agents").setLevel(logging.CRITICAL)

@@ -7,13 +7,13 @@ AGENT_LISTEN by itself.
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Event
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "examples" / "knowledge"
@@ -21,7 +21,7 @@ SAMPLES = ROOT / "examples" / "knowledge"
 READY_TIMEOUT_S = 180.0
 """The first start compiles modules and loads the documents; later ones take a few seconds."""
 
-STOP_TIMEOUT_S = 15.0
+STOP_MARGIN_S = 10.0
 POLL_S = 0.25
 
 
@@ -88,44 +88,93 @@ def banner(url: str, seconds: float) -> str:
     )
 
 
-def run(environ: Mapping[str, str], stopped: Event) -> int:
-    """Start both services, say when they are ready, wait. Returns the exit code: 0 after `stopped`, else 1."""
+def taken(address: tuple[str, int]) -> bool:
+    """Whether somebody listens there already: their readiness must not pass for ours."""
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError:
+            return True
+    return False
+
+
+def addresses(environ: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+    """What the services will listen on, by the variable that decides it; what is no address they refuse themselves."""
+    host, _, port = (environ.get("AGENT_LISTEN") or "127.0.0.1:50051").rpartition(":")
+    wanted = {
+        "AGENT_LISTEN": (host.strip("[]"), port),
+        "EDGE_PORT": (environ.get("EDGE_HOST") or "127.0.0.1", environ.get("EDGE_PORT") or "8000"),
+    }
+    return {name: (host, int(port)) for name, (host, port) in wanted.items() if port.isdecimal() and int(port)}
+
+
+class Stop:
+    """Set by a signal handler, so a plain flag: what takes a lock could wait there for its own interrupted holder."""
+
+    requested = False
+
+    def __call__(self, *_: object) -> None:
+        """Ask for the stop; takes what a signal handler is given."""
+        self.requested = True
+
+
+def run(environ: Mapping[str, str], stop: Stop) -> int:
+    """Start both services, say when they are ready, wait. Returns the exit code: 0 after a stop, else 1."""
     environment = service_environment(environ)
+    for name, address in addresses(environment).items():
+        if taken(address):
+            print(f"{name}: {address[0]}:{address[1]} is in use. Stop what runs there, or set {name}.", file=sys.stderr)  # noqa: T201
+            return 1
     url = edge_url(environment)
-    started = time.monotonic()
     print(f"Answerdesk is starting; loading {SAMPLES.relative_to(ROOT)} ...", flush=True)  # noqa: T201
     services = [
         Service("agent service", ["-m", "agent_service", "serve", "--load", str(SAMPLES)], environment),
         Service("edge", ["-m", "edge_api", "serve"], environment),
     ]
-    ready = False
     try:
-        while not stopped.wait(POLL_S):
-            for service in services:
-                if service.exit_code is not None:
-                    print(f"The {service.name} ended with exit code {service.exit_code}.", file=sys.stderr)  # noqa: T201
-                    return 1
-            seconds = time.monotonic() - started
-            if not ready and is_ready(url):
-                ready = True
-                print(banner(url, seconds), flush=True)  # noqa: T201
-            if not ready and seconds > READY_TIMEOUT_S:
-                print(f"Not ready after {READY_TIMEOUT_S:.0f} s; see the log above.", file=sys.stderr)  # noqa: T201
-                return 1
-        return 0
+        return watch(services, url, stop)
     finally:
         # The edge first: it can still tell its readers why their streams end.
         for service in reversed(services):
             service.stop()
-            service.wait(STOP_TIMEOUT_S)
+            service.wait(stop_timeout_s(environment))
+
+
+def watch(services: list[Service], url: str, stop: Stop) -> int:
+    """Wait until a stop is asked for or a service ends, and say when both are ready."""
+    started = time.monotonic()
+    ready = False
+    while not stop.requested:
+        for service in services:
+            if service.exit_code is not None:
+                print(f"The {service.name} ended with exit code {service.exit_code}.", file=sys.stderr)  # noqa: T201
+                return 1
+        seconds = time.monotonic() - started
+        if not ready and is_ready(url):
+            ready = True
+            print(banner(url, seconds), flush=True)  # noqa: T201
+        if not ready and seconds > READY_TIMEOUT_S:
+            print(f"Not ready after {READY_TIMEOUT_S:.0f} s; see the log above.", file=sys.stderr)  # noqa: T201
+            return 1
+        time.sleep(POLL_S)
+    return 0
+
+
+def stop_timeout_s(environ: Mapping[str, str]) -> float:
+    """How long a service gets to end: its drain, and some time to close. A drain that is no number is not its value."""
+    try:
+        return float(environ["AGENT_DRAIN_S"]) + STOP_MARGIN_S
+    except (KeyError, ValueError):
+        return 60 + STOP_MARGIN_S
 
 
 def main() -> int:
     """Run until SIGINT or SIGTERM."""
-    stopped = Event()
+    stop = Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    return run(os.environ, stopped)
+        signal.signal(number, stop)
+    return run(os.environ, stop)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,8 @@ async def _translated(events: AsyncIterator[TResponseStreamEvent]) -> AsyncGener
         raise ModelUnavailableError("the model's provider failed", retry_after_s=_retry_after_s(err)) from err
     except APIConnectionError as err:
         raise ModelUnavailableError("the model's provider did not answer") from err
+    except APIStatusError as err:
+        raise ModelFailedError(f"the model's provider refused the request with status {err.status_code}") from err
     except Exception as err:
         # The SDK builds its objects from a provider's JSON unchecked: nonsense can fail as anything at all.
         raise ModelFailedError("the model's answer could not be understood") from err

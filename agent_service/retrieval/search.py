@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from agent_service.errors import CollectionNotReadyError, UnknownCollectionError
 from agent_service.ports import TermEncoder, VectorStore
 from agent_service.retrieval.support import SupportCheck
-from agent_service.types import CollectionName, Question, ScoredPassage, SearchQuery
+from agent_service.types import Caller, CollectionName, Question, ScoredPassage, SearchQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,20 @@ class Searcher:
         self._support = support
         self._known = frozenset(known)
 
-    async def require(self, collections: Sequence[CollectionName]) -> None:
+    async def require(self, caller: Caller, collections: Sequence[CollectionName]) -> None:
         """Check that a search of these collections can mean anything. No collections: any will do.
 
         Raises:
-            UnknownCollectionError: one is neither configured nor in the store.
+            UnknownCollectionError: one is neither configured nor has a document that the caller may read.
             CollectionNotReadyError: nothing was ingested yet into any of them.
             RetrievalUnavailableError: the store failed.
         """
         present = await self._store.collections()
         for collection in collections:
-            if collection not in present and collection not in self._known:
+            # Another tenant's collection is as unknown as one that nobody has.
+            if collection in self._known:
+                continue
+            if not await self._store.page(caller, collections=(collection,), limit=1):
                 raise UnknownCollectionError(collection)
         if not present or (collections and present.keys().isdisjoint(collections)):
             raise CollectionNotReadyError(*(collections or sorted(self._known)))
@@ -59,7 +62,7 @@ class Searcher:
             CollectionNotReadyError: as `require`.
             RetrievalUnavailableError: the store failed.
         """
-        await self.require(collections)
+        await self.require(question.caller, collections)
         terms = self._encoder.terms(f"{question.previous}\n{question.text}")
         hits = await self._store.search(
             SearchQuery(terms=terms, caller=question.caller, collections=tuple(collections), limit=limit)

@@ -10,7 +10,7 @@ from agent_service.ports import TermEncoder
 from agent_service.retrieval.support import ANSWERABLE, SupportCheck, TermWeights, stated_support
 from agent_service.types import Question, Sentence, Source, SupportedSentence, TermId
 
-RUNNER_UP = 0.7
+RUNNER_UP = 0.75
 """A further sentence is quoted from this share of the best one's score on; below, it is rather beside the point."""
 
 EXPECTED_SHAPES = (
@@ -82,7 +82,8 @@ class SentenceRanker:
                     continue
                 for sentence, terms, lead in said:
                     stated = stated_support(weights, terms, above | lead)
-                    if not stated:
+                    # What ends in a colon only introduces what comes next.
+                    if not stated or sentence.text.endswith(":"):
                         continue
                     score = stated * topical * (0.5 + 0.5 * section) / _length_penalty(terms)
                     if any(shape.search(sentence.text) for shape in shapes):

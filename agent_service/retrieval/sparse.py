@@ -3,6 +3,8 @@
 Term ids are those of Qdrant's own BM25 (mmh3 of the stem), so what is stored can be searched by any Qdrant.
 """
 
+import re
+
 from qdrant_edge import Bm25, Bm25Config
 
 from agent_service.types import SparseVector, TermId
@@ -20,11 +22,15 @@ on SQuAD, XQuAD and MTRAG alike: .937, .975, .835; at 40 it is .929, .971, .834,
 """
 
 
+HYPHENATED = re.compile(r"\b[^\W\d_]+(?:-[^\W\d_]+)+\b")
+
+
 class Bm25Encoder:
     """The `TermEncoder` for English. Other languages are split and folded, but neither stemmed nor freed of stop words.
 
-    Accents are folded ("café" is "cafe"), hyphens and underscores part words ("time-outs" is "time" and "out",
-    `user_id` "user" and "id"), numbers stay. Immutable, safe to share; 2 MiB of text take 0.2 s.
+    Accents are folded ("café" is "cafe"), numbers stay. Underscores part words (`user_id` is "user" and "id"), and so
+    do hyphens, but a hyphenated word is its joined form, too: "e-mail" is found by "email". Immutable, safe to share;
+    2 MiB of text take 0.2 s.
     """
 
     def __init__(self) -> None:
@@ -33,10 +39,15 @@ class Bm25Encoder:
 
     def terms(self, text: str) -> tuple[TermId, ...]:
         """The distinct terms of a text, ascending; empty where it holds stop words only."""
-        return tuple(map(TermId, sorted(self._model.embed_query(text).indices)))
+        return tuple(map(TermId, sorted(self._model.embed_query(_with_joined(text)).indices)))
 
     def weigh(self, text: str) -> SparseVector:
         """The BM25 document vector of a text: term frequency with saturation and length normalisation."""
-        vector = self._model.embed_document(text)
+        vector = self._model.embed_document(_with_joined(text))
         pairs = sorted(zip(vector.indices, vector.values, strict=True))
         return SparseVector(tuple(TermId(term) for term, _ in pairs), tuple(weight for _, weight in pairs))
+
+
+def _with_joined(text: str) -> str:
+    joined = [word.replace("-", "") for word in HYPHENATED.findall(text)]
+    return f"{text}\n{' '.join(joined)}" if joined else text

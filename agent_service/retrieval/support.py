@@ -14,7 +14,7 @@ from agent_service.ports import TermEncoder, VectorStore
 from agent_service.types import CollectionName, Passage, Question, TermId
 
 ANSWERABLE = 0.5
-"""Least support of an answer. Source: tests/evals/abstention.py; see docs/adr/0004-support-check.md."""
+"""Least support of an answer. Source: tests/evals/support.py; see docs/adr/0004-support-check.md."""
 
 STILL_SUPPORTED = 0.75
 """Least support of a single kept sentence for keeping the passages of an earlier question (hybrid) instead of searching

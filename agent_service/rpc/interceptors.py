@@ -104,6 +104,7 @@ class _Call:
         self._context = context
         self._started = time.perf_counter()
         self._code = "OK"
+        self._reason: dict[str, str] = {}
 
     def begin(self) -> None:
         """Set who calls and the request id for everything that this call does.
@@ -132,6 +133,9 @@ class _Call:
         if isinstance(err, AgentServiceError):
             reply = status.to_status(err)
             self._code = status.CODES[type(err)].name
+            self._reason = {"reason": err.reason}
+            if err.__cause__ is not None:
+                self._reason["cause"] = type(err.__cause__).__name__
         else:
             log.error("unhandled error in %s", self._method, exc_info=err)
             reply = status.internal()
@@ -141,7 +145,7 @@ class _Call:
     def end(self) -> None:
         """Log the call."""
         duration_ms = round((time.perf_counter() - self._started) * 1000, 1)
-        log.info("call", extra={"method": self._method, "code": self._code, "duration_ms": duration_ms})
+        log.info("call", extra={"method": self._method, "code": self._code, "duration_ms": duration_ms} | self._reason)
 
 
 async def _abort(context: Context, reply: status_pb2.Status) -> NoReturn:

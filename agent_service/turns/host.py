@@ -135,7 +135,11 @@ class TurnHost:
             turn.log.close()
         else:
             failure = task.exception()
+            if failure is not None and not turn.followers:
+                log.warning("a turn failed that nobody follows", exc_info=failure, extra={"turn_id": turn.id})
             turn.log.close(failure if isinstance(failure, Exception) else None)
+        # What it was asked is told apart by the fingerprint; the texts need not be kept with the log.
+        turn.request = replace(turn.request, message="", history=())
         self._running.discard(turn)
         if turn.abandoned is not None:
             turn.abandoned.cancel()

@@ -98,6 +98,11 @@ def _size(event: Event) -> int:
         case Token(content):
             return len(content.encode())
         case Sources(sources):
-            return sum(len(source.passage.text[:2000].encode()) for source in sources)
+            # A whole document (it has the document's own id) is sent as its beginning.
+            return sum(
+                len((text[:500] if str(passage.id) == str(passage.document_id) else text).encode())
+                for passage in (source.passage for source in sources)
+                for text in (passage.text,)
+            )
         case _:
             return 0

@@ -132,6 +132,7 @@ def test_make_run_is_ready_with_the_samples_and_ctrl_c_stops_both(tmp_path: Path
         assert is_ready_within(lambda: f"Answerdesk is ready at {ports.url}" in run.output())
         found = httpx.get(f"{ports.url}/api/search", params={"q": "GDPR"}).json()
         run.signal(signal.SIGINT)
+        run.signal(signal.SIGTERM)
         code = run.wait(30)
     finally:
         run.stop()

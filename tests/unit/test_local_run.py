@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy import local
 from deploy.local import ROOT, SAMPLES, Service, banner, edge_url, is_ready, service_environment
 
 # A guard against a hang; every wait ends at its event, far earlier.
@@ -221,3 +222,52 @@ def test_a_child_is_in_a_process_group_of_its_own(tmp_path: Path) -> None:
     service.wait(GUARD_S)
 
     assert int(group.read_text()) != os.getpgrp()
+
+
+# --- addresses and stopping ---
+
+
+def test_an_address_that_somebody_listens_on_is_taken() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = listener.getsockname()
+        assert local.taken(address)
+    assert not local.taken(address)
+
+
+def test_the_addresses_are_those_of_the_settings() -> None:
+    assert local.addresses({}) == {"AGENT_LISTEN": ("127.0.0.1", 50051), "EDGE_PORT": ("127.0.0.1", 8000)}
+    given = {"AGENT_LISTEN": "[::1]:7000", "EDGE_HOST": "::1", "EDGE_PORT": "7001"}
+    assert local.addresses(given) == {"AGENT_LISTEN": ("::1", 7000), "EDGE_PORT": ("::1", 7001)}
+
+
+@pytest.mark.parametrize("port", ["0", "many"])
+def test_a_port_that_is_none_yet_is_left_to_the_service(port: str) -> None:
+    assert "EDGE_PORT" not in local.addresses({"EDGE_PORT": port})
+
+
+def test_a_taken_port_is_told_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+
+        assert local.run({"AGENT_LISTEN": "127.0.0.1:0", "EDGE_PORT": port}, local.Stop()) == 1
+
+    printed = capsys.readouterr()
+    assert f"EDGE_PORT: 127.0.0.1:{port} is in use" in printed.err
+    assert printed.out == ""
+
+
+def test_a_stop_asked_for_while_a_stop_is_handled_waits_for_nothing() -> None:
+    stop = local.Stop()
+    stop(15, None)
+    stop(15, None)
+
+    assert local.watch([], "http://127.0.0.1:1", stop) == 0
+
+
+@pytest.mark.parametrize(("drain", "seconds"), [("30", 40), ("", 70), ("long", 70)])
+def test_a_service_gets_its_drain_and_a_margin(drain: str, seconds: float) -> None:
+    assert local.stop_timeout_s({"AGENT_DRAIN_S": drain}) == seconds

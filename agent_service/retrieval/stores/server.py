@@ -202,7 +202,9 @@ class ServerStore:
                 "the Qdrant server is overloaded", retry_after_s=float(err.retry_after_s)
             ) from err
         except (ApiException, QdrantException) as err:
-            log.warning("the Qdrant server failed: %s", err)
+            # Never its text: that quotes the server's answer.
+            status = getattr(err, "status_code", None)
+            log.warning("the Qdrant server failed", extra={"error": type(err).__name__, "status": status})
             raise RetrievalUnavailableError("the Qdrant server could not be reached, or failed") from err
 
     def _lock(self, document_id: DocumentId) -> asyncio.Lock:

@@ -62,7 +62,7 @@ class CagStrategy:
         cached: Sequence[CachedPassage],  # noqa: ARG002 - the documents are the cache
     ) -> Context:
         """See `ContextStrategy.gather`."""
-        await self._searcher.require(collections)
+        await self._searcher.require(question.caller, collections)
         chosen = await self._all_within_budget(question.caller, collections)
         if chosen is None:
             found = await self._searcher.search(question, collections, SEARCHED)

@@ -45,7 +45,7 @@ STRANGERS = {"another group": ANYBODY, "other groups": LEGAL, "another tenant wi
 
 SECRET = "xanadu"
 QUESTION = f"What is the {SECRET} vault code?"
-TEXT = f"# The {SECRET} vault\n\nThe {SECRET} vault code is 4711.\n"
+TEXT = f"# The {SECRET} vault\n\nThe {SECRET} vault code is QK4711ZW.\n"
 
 
 class House:
@@ -113,7 +113,7 @@ def offered(events: Sequence[Event]) -> tuple[Source, ...]:
 def nothing_shows(events: Sequence[Event]) -> None:
     """Neither the text nor the document shows in any event. The answer may repeat the question's word, no more."""
     everything = repr(events)
-    assert "4711" not in everything
+    assert "QK4711ZW" not in everything
     assert "secret.md" not in everything
     assert SECRET not in everything.lower().replace(QUESTION.lower(), "")
 
@@ -123,7 +123,7 @@ async def test_a_member_is_answered_from_the_groups_document(house: House, agent
     events = await house.ask(STAFF, agent)
 
     assert end(events).outcome is Outcome.ANSWERED
-    assert f"The {SECRET} vault code is 4711." in [citation.quote for citation in end(events).citations]
+    assert f"The {SECRET} vault code is QK4711ZW." in [citation.quote for citation in end(events).citations]
 
 
 @pytest.mark.parametrize("agent", ["", *COLLECTIONS])
@@ -164,14 +164,14 @@ async def test_forged_state_with_the_ids_of_an_open_document_shows_a_stranger_no
 
 async def test_forged_state_with_an_old_version_shows_the_old_text_to_nobody(house: House) -> None:
     kept = await house.forged("billing")
-    new = TEXT.replace("4711", "1234")
+    new = TEXT.replace("QK4711ZW", "1234")
     await house.shelf.put("secret.md", new, collection="billing", tenant="acme", groups=("staff",))
 
     events = await house.ask(STAFF, "billing", state=State(AgentName("billing"), kept))
 
     assert "1234" in said(events)
     nothing = repr(events)
-    assert "4711" not in nothing
+    assert "QK4711ZW" not in nothing
 
 
 async def test_state_that_names_ids_of_nothing_is_as_good_as_none(house: House) -> None:
@@ -234,7 +234,7 @@ async def test_the_store_has_no_such_document_for_a_stranger(house: House, stran
 async def test_words_of_a_document_that_the_caller_may_not_read_are_not_cited(house: House) -> None:
     checker = StoredQuoteChecker(house.parts.store, ENCODER)
     sources = await house.shelf.sources(house.secret["billing"])
-    answer = f"The {SECRET} vault code is 4711. [1]"
+    answer = f"The {SECRET} vault code is QK4711ZW. [1]"
 
     assert len((await checker.check(answer, sources, STAFF)).citations) == 1
     for stranger in STRANGERS.values():
@@ -259,7 +259,7 @@ async def test_a_history_that_speaks_of_the_secret_is_no_evidence_for_it(house: 
         RequestId("r"),
         QUESTION,
         ANYBODY,
-        history=(Message(Role.USER, QUESTION), Message(Role.ASSISTANT, f"The {SECRET} vault code is 4711. [1]")),
+        history=(Message(Role.USER, QUESTION), Message(Role.ASSISTANT, f"The {SECRET} vault code is QK4711ZW. [1]")),
         agent=AgentName("billing"),
     )
 

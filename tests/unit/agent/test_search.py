@@ -112,7 +112,7 @@ async def test_a_collection_whose_last_document_is_deleted_is_not_ready_again(sh
     await shelf.remove(info)
 
     with pytest.raises(CollectionNotReadyError):
-        await shelf.searcher.require([POLICY])
+        await shelf.searcher.require(LOCAL, [POLICY])
 
 
 async def test_a_store_that_is_away_fails_the_search(shelf: Shelf) -> None:
