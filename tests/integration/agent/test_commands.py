@@ -177,3 +177,21 @@ def test_main_tells_what_keeps_it_from_starting(
 
     assert main_module.main(["check-roster"]) == main_module.STARTUP_FAILED
     assert says in capsys.readouterr().err
+
+
+async def test_a_service_that_cannot_load_its_documents_does_not_start(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="--load .*nowhere"):
+        await commands.run_server(settings, commands.IngestOptions([tmp_path / "nowhere"]))
+
+
+async def test_a_search_of_a_target_without_an_agent_is_an_error(settings: Settings) -> None:
+    with pytest.raises(StartupError, match="no agent service answers"):
+        await commands.search(settings, "lunch", 3, settings.listen)
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "51", "many"])
+def test_a_number_of_passages_out_of_range_is_refused(top_k: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main_module.main(["search", "lunch", "--top-k", top_k])
+
+    assert "--top-k" in capsys.readouterr().err

@@ -120,3 +120,11 @@ async def test_a_store_that_is_away_fails_the_search(shelf: Shelf) -> None:
 
     with pytest.raises(RetrievalUnavailableError):
         await uris(shelf, "seats")
+
+
+async def test_another_tenants_collection_is_as_unknown_as_one_that_nobody_has(shelf: Shelf) -> None:
+    await shelf.put("plan.md", "The merger is planned.\n", collection=CollectionName("merger"), tenant="other")
+
+    for collection in ("merger", "nothing"):
+        with pytest.raises(UnknownCollectionError):
+            await uris(shelf, "merger", CollectionName(collection))
