@@ -180,7 +180,7 @@ def test_main_tells_what_keeps_it_from_starting(
 
 
 async def test_a_service_that_cannot_load_its_documents_does_not_start(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="--load .*nowhere"):
+    with pytest.raises(StartupError, match=r"--load .*nowhere"):
         await commands.run_server(settings, commands.IngestOptions([tmp_path / "nowhere"]))
 
 
