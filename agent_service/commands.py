@@ -4,7 +4,7 @@ import gc
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from agent_service.server import serve
 from agent_service.settings import Settings
 from agent_service.team.spec import DEFAULT_ROSTER, load_roster
 from agent_service.types import Access, CollectionName, Question, SourceDocument
-from agent_service.wiring import open_pipeline, open_store, wire
+from agent_service.wiring import open_pipeline, open_searcher, open_store, wire
 
 SHOWN_PROBLEMS = 20
 """Problems printed one by one; beyond, their number."""
@@ -87,9 +87,11 @@ def shown(found: Sequence[Found]) -> Iterator[Tally]:
 
 async def run_server(settings: Settings, load: IngestOptions | None) -> int:
     """Serve until a signal; documents named are loaded before the service says that it is ready."""
-    store = await open_store(settings)
-    try:
+    async with AsyncExitStack() as stack:
+        store = await open_store(settings)
+        stack.push_async_callback(store.close)
         parts = wire(settings, store)
+        stack.push_async_callback(parts.close)
         # What lives from here on lives for ever: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
@@ -98,12 +100,7 @@ async def run_server(settings: Settings, load: IngestOptions | None) -> int:
             if load is not None and await ingest_here(parts.pipeline, load):
                 raise StartupError(f"--load {' '.join(map(str, load.paths))}: not every document could be loaded")
 
-        try:
-            await serve(parts, settings, load_documents)
-        finally:
-            await parts.models.close()
-    finally:
-        await store.close()
+        await serve(parts, settings, load_documents)
     return 0
 
 
@@ -153,7 +150,7 @@ async def search(settings: Settings, query: str, top_k: int, target: str | None)
     else:
         store = await open_store(settings)
         try:
-            found = await wire(settings, store).searcher.search(Question(query, "", LOCAL), (), top_k)
+            found = await open_searcher(settings, store).search(Question(query, "", LOCAL), (), top_k)
         finally:
             await store.close()
         hits = [

@@ -120,6 +120,8 @@ async def serve(parts: Parts, settings: Settings, load: Callable[[], Awaitable[N
             await asyncio.wait({loading, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():
                 loading.cancel()
+                # Nothing may still write when the store is closed.
+                await asyncio.wait({loading}, timeout=STOP_GRACE_S)
                 return
             await loading
         await server.ready()

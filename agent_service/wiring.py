@@ -71,6 +71,17 @@ def open_pipeline(store: VectorStore) -> IngestPipeline:
     return IngestPipeline(store, Bm25Encoder())
 
 
+def open_searcher(settings: Settings, store: VectorStore) -> Searcher:
+    """Search in a store, without a team.
+
+    Raises:
+        StartupError: the roster breaks a rule.
+    """
+    encoder = Bm25Encoder()
+    roster = load_roster(settings.roster or DEFAULT_ROSTER)
+    return Searcher(store, encoder, SupportCheck(store, encoder), roster.collections)
+
+
 def wire(settings: Settings, store: VectorStore) -> Parts:
     """Everything that is served, over an open store.
 

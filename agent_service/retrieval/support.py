@@ -24,7 +24,6 @@ the wrong passages costs trust."""
 HEADING_SHARE = 0.5
 """What a question's term is worth where only the heading or title above a sentence has it."""
 
-
 QUESTION_WORDS = (
     "able about allow any anything ask asked can could does explain fast find get getting give happen happens help how "
     "know let like long many may mean means might much need often please possible quickly say show something soon "
@@ -40,6 +39,10 @@ FOLLOW_UP = re.compile(
 
 FIRST_SENTENCE = re.compile(r"[^.!?]*")
 """Later ones may lean on the first ("My integration fails. How do I fix this?")."""
+
+MOST_WEIGHED_TERMS = 64
+"""Terms that are counted for one question: more than a question of 100 words has, and 10 ms in the embedded store. Of a
+pasted page the first ones count; ordered by their hash they are a sample of it."""
 
 FOLLOW_UP_SHARE = 0.3
 """What the terms of the message before count in a question that leans on it."""
@@ -81,7 +84,8 @@ class SupportCheck:
         before: tuple[TermId, ...] = ()
         if not own or leans_back(question):
             before = tuple(term for term in self.subject_terms(question.previous) if term not in own)
-        statistics = await self._store.term_statistics((*own, *before), question.caller, collections)
+        terms = (*own, *before)[:MOST_WEIGHED_TERMS]
+        statistics = await self._store.term_statistics(terms, question.caller, collections)
         weights = {
             term: inverse_document_frequency(frequency, statistics.passages)
             * (FOLLOW_UP_SHARE if own and term in before else 1.0)

@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias
 
@@ -86,8 +87,13 @@ def _guard_stream(inner: Handler, method: str) -> Handler:
         call = _Call(method, context)
         try:
             call.begin()
-            async for item in inner(request, context):
-                yield item
+            # Closed here and now when the caller leaves, and not when the collector comes by.
+            async with aclosing(inner(request, context)) as items:
+                async for item in items:
+                    yield item
+        except GeneratorExit:
+            call.left()
+            raise
         except (Exception, asyncio.CancelledError) as err:  # noqa: BLE001 - the boundary
             await call.fail(err)
         finally:
@@ -127,8 +133,7 @@ class _Call:
             self._code = "ABORTED_BY_HANDLER"
             raise err
         if isinstance(err, asyncio.CancelledError):
-            # The caller left, or its deadline is over; nobody reads a status any more.
-            self._code = "CANCELLED"
+            self.left()
             raise err
         if isinstance(err, AgentServiceError):
             reply = status.to_status(err)
@@ -141,6 +146,10 @@ class _Call:
             reply = status.internal()
             self._code = "INTERNAL"
         await _abort(self._context, reply)
+
+    def left(self) -> None:
+        """The caller left, or its deadline is over; nobody reads a status any more."""
+        self._code = "CANCELLED"
 
     def end(self) -> None:
         """Log the call."""

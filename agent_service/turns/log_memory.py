@@ -48,9 +48,10 @@ class TurnLog:
         Raises:
             ModelFailedError: the turn has written more than its log holds.
         """
-        self._bytes += _size(event)
-        if self._bytes > self._max_bytes:
+        size = _size(event)
+        if self._bytes + size > self._max_bytes:
             raise ModelFailedError("the answer is longer than a turn may be")
+        self._bytes += size
         self._events.append(TurnEvent(self._turn_id, len(self._events) + 1, event))
         self._wake()
 
@@ -100,9 +101,8 @@ def _size(event: Event) -> int:
         case Sources(sources):
             # A whole document (it has the document's own id) is sent as its beginning.
             return sum(
-                len((text[:500] if str(passage.id) == str(passage.document_id) else text).encode())
-                for passage in (source.passage for source in sources)
-                for text in (passage.text,)
+                len((p.text[:500] if str(p.id) == str(p.document_id) else p.text).encode())
+                for p in (source.passage for source in sources)
             )
         case _:
             return 0

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from agent_service.errors import RetrievalUnavailableError
 from agent_service.retrieval.support import (
     ANSWERABLE,
+    MOST_WEIGHED_TERMS,
     STILL_SUPPORTED,
     TermWeights,
     inverse_document_frequency,
@@ -162,3 +163,11 @@ async def test_a_store_that_is_away_fails_the_check(shelf: Shelf) -> None:
 
     with pytest.raises(RetrievalUnavailableError):
         await shelf.support.weigh(ask("invoices", caller=LOCAL), [BILLING])
+
+
+async def test_a_pasted_page_is_weighed_by_a_bounded_sample_of_its_terms(shelf: Shelf) -> None:
+    page = " ".join(f"word{number}" for number in range(500))
+
+    weights = await shelf.support.weigh(ask(page), [])
+
+    assert len(weights.weights) == MOST_WEIGHED_TERMS
