@@ -192,6 +192,18 @@ async def test_text_beyond_the_bound_fails_the_turn_and_is_not_logged() -> None:
     assert contents(await within(read(log.follow()))) == ["four"]
 
 
+async def test_a_log_that_refused_a_text_still_takes_the_end_of_its_turn() -> None:
+    log = TurnLog(TURN, max_bytes=4)
+    log.emit(Token("four"))
+    with pytest.raises(ModelFailedError):
+        log.emit(Token("5"))
+
+    log.emit(ANSWERED)
+    log.close()
+
+    assert [event.event async for event in log.follow()] == [Token("four"), ANSWERED]
+
+
 async def test_the_bound_counts_utf_8_bytes_and_not_characters() -> None:
     log = TurnLog(TURN, max_bytes=5)
     log.emit(Token("éé"))
