@@ -27,6 +27,90 @@ class TurnRunningError(EdgeError):
         self.turn_id = turn_id
 
 
+class MessageNotFoundError(EdgeError):
+    """There is no such message."""
+
+
+class NotYourSessionError(EdgeError):
+    """The session, or the message, belongs to somebody else."""
+
+
+class UnauthenticatedError(EdgeError):
+    """No token came with the request, or one that is not valid here. Why is for the log, not for the caller."""
+
+
+class TokenExpiredError(UnauthenticatedError):
+    """The access token was valid once: a refresh will do."""
+
+
+class InvalidCredentialsError(EdgeError):
+    """The name or the password is wrong; which one is not said."""
+
+
+class InvalidRefreshTokenError(EdgeError):
+    """There is no refresh token, or it is unknown, expired, revoked or used already."""
+
+
+class MissingScopeError(EdgeError):
+    """The token is valid and does not allow this."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the token lacks the scope {scope}")
+        self.scope = scope
+
+
+class ForeignOriginError(EdgeError):
+    """A page of another origin made the browser send its cookie."""
+
+
+class RegistrationClosedError(EdgeError):
+    """This edge does not take new accounts of that kind."""
+
+
+class UsernameTakenError(EdgeError):
+    """Somebody has an account of that name."""
+
+
+class LimitedError(EdgeError):
+    """The caller did too much.
+
+    Attributes:
+        retry_after_s: when it is worth trying again. Seconds, at least 0.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimitedError(LimitedError):
+    """The caller sent more requests than are allowed in a time."""
+
+
+class TooManyTurnsError(LimitedError):
+    """As many answers as one user may have are being made for this one."""
+
+
+class OverloadedError(EdgeError):
+    """This edge has more of this work than it can do in time."""
+
+
+class StorageUnavailableError(EdgeError):
+    """The database did not answer in time, or cannot be reached."""
+
+
+class IssuerUnavailableError(EdgeError):
+    """The keys of the external issuer cannot be fetched, and none are known yet."""
+
+
+class UnvouchedCallerError(EdgeError):
+    """The caller's tenant or groups matter, and this edge has no key to vouch for them at the agent service."""
+
+
+class DocumentRejectedError(EdgeError):
+    """The document breaks a rule; the text says which."""
+
+
 class ConflictingIdsError(EdgeError):
     """A request names two different sessions."""
 

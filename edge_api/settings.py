@@ -1,12 +1,16 @@
 """Everything the process reads from outside, read once in `__main__`."""
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from limits import parse
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from edge_api.errors import StartupError
@@ -14,6 +18,10 @@ from edge_api.errors import StartupError
 PREFIX = "EDGE_"
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 TARGET = re.compile(r"(?:(?:ipv4|ipv6|dns|unix|unix-abstract):\S+|[^\s:/]+:[0-9]{1,5}|\[[0-9a-fA-F:.]+\]:[0-9]{1,5})")
+LOOPBACK_TARGET = re.compile(r"(?:ipv4:|ipv6:|dns:)?(?:127\.[0-9.]+|localhost|\[::1\]):[0-9]+|unix(?:-abstract)?:\S+")
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""Several values in one variable, separated by commas."""
 
 
 class Settings(BaseSettings):
@@ -25,11 +33,40 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65_535)
     env: Literal["development", "production"] = "development"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    data_dir: Path = Path(".data/edge")
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+
     agent_target: str = "127.0.0.1:50051"
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = ("http://localhost:3000",)
+    agent_signing_key: SecretStr | None = None
+
+    jwt_secret: SecretStr | None = None
+    access_token_ttl_s: float = Field(default=900.0, ge=1, le=86_400)
+    refresh_token_ttl_s: float = Field(default=2_592_000.0, ge=1, le=31_536_000)
+    registration: Literal["open", "closed"] = "open"
+    guests: Literal["on", "off"] = "on"
+
+    jwks_url: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_algorithm: Literal["RS256", "ES256", "EdDSA"] | None = None
+    jwt_tenant_claim: str = "tenant"
+    jwt_groups_claim: str = "groups"
+    jwt_scope_claim: str = "scope"
+    jwt_default_scope: str = "chat"
+
+    cors_origins: Words = ("http://localhost:3000",)
+    trusted_proxies: Words = ()
+    rate_limit: str = "60/minute"
+    address_rate_limit: str = "600/minute"
+    login_rate_limit: str = "10/minute"
+    guest_rate_limit: str = "20/minute"
+    max_user_turns: int = Field(default=4, ge=1, le=1_000)
+
     max_body_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
     turn_timeout_s: float = Field(default=120.0, gt=0, le=3_600)
-    session_ttl_s: float = Field(default=2_592_000.0, gt=0)
+    session_ttl_s: float = Field(default=2_592_000.0, gt=0, le=315_360_000)
+    history_tokens: int = Field(default=16_000, ge=0, le=64_000)
     shutdown_grace_s: float = Field(default=5.0, ge=0, le=600)
 
     @field_validator("agent_target")
@@ -39,7 +76,7 @@ class Settings(BaseSettings):
             raise ValueError("must be HOST:PORT, ipv4:HOST:PORT,HOST:PORT or dns:NAME:PORT, such as 127.0.0.1:50051")
         return value
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -58,6 +95,75 @@ class Settings(BaseSettings):
                     "must be origins separated by commas: scheme, lower-case host and port, without a path"
                 )
         return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in value:
+            try:
+                network = ipaddress.ip_network(proxy)
+            except ValueError as err:
+                raise ValueError(
+                    "must be addresses or networks separated by commas, such as 10.0.0.7,10.1.0.0/16"
+                ) from err
+            if network.prefixlen == 0:
+                raise ValueError("a network of all addresses is refused: anybody could name any address as their own")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme.partition("+")[0] not in {
+            "sqlite",
+            "postgresql",
+            "postgres",
+        }:
+            raise ValueError("must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must be redis://HOST:PORT/DB, rediss://... or unix://PATH")
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _jwks(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme != "https" or not urlsplit(value).hostname):
+            raise ValueError("must be an https:// address: who can change these keys can be anybody")
+        return value
+
+    @field_validator("rate_limit", "address_rate_limit", "login_rate_limit", "guest_rate_limit")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        if value == "off":
+            return value
+        try:
+            parse(value)
+        except ValueError as err:
+            raise ValueError("must be COUNT/second, COUNT/minute, COUNT/hour, or off") from err
+        return value
+
+    @model_validator(mode="after")
+    def _issuer_is_whole(self) -> Self:
+        given = {
+            "EDGE_JWKS_URL": self.jwks_url,
+            "EDGE_JWT_ISSUER": self.jwt_issuer,
+            "EDGE_JWT_AUDIENCE": self.jwt_audience,
+        }
+        missing = [name for name, value in given.items() if value is None]
+        if missing and len(missing) < len(given):
+            raise ValueError(f"{', '.join(missing)}: an external issuer needs its URL, its name and our audience")
+        return self
+
+    @property
+    def agent_is_local(self) -> bool:
+        """Whether every agent is on this machine, as far as the target tells."""
+        return all(LOOPBACK_TARGET.fullmatch(each) for each in self.agent_target.split(",")) or bool(
+            re.fullmatch(r"ipv4:127\.[0-9.]+:[0-9]+(,127\.[0-9.]+:[0-9]+)*", self.agent_target)
+        )
 
 
 def load_settings(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
@@ -89,4 +195,4 @@ def _variable(field: str) -> str:
 def _problem(error: Mapping[str, Any]) -> str:
     """One line for a broken rule: the variable and the rule, never the value (it may be a secret)."""
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return f"{_variable(str(error['loc'][0]))}: {message}"
+    return f"{_variable(str(error['loc'][0]))}: {message}" if error["loc"] else message
