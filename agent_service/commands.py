@@ -1,6 +1,7 @@
 """The commands of `python -m agent_service`, each from parsed arguments to an exit code."""
 
 import gc
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ from agent_service.wiring import open_pipeline, open_searcher, open_store, wire
 
 SHOWN_PROBLEMS = 20
 """Problems printed one by one; beyond, their number."""
+
+NOT_THE_RIGHT_CALLER = ("UNAUTHENTICATED: ", "must be the caller's own tenant", "must be groups that the caller is in")
+"""What problems say that another token mends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,12 @@ async def ingest(settings: Settings, options: IngestOptions, target: str | None)
     if await serving(address):
         with shown(find_documents(options.paths, options.collection)) as tally:
             try:
-                await ingest_remotely(address, tally.readable(options.access), tally.report)
+                await ingest_remotely(address, tally.readable(options.access), tally.report, _token(settings))
             except CallFailedError as err:
                 tally.problems.append(str(err))
-        return tally.close()
+        code = tally.close()
+        _advise(tally.problems, options.access)
+        return code
     if target is not None:
         raise StartupError(f"--target {target}: no agent service answers there")
     store = await open_store(settings)
@@ -141,9 +147,10 @@ async def search(settings: Settings, query: str, top_k: int, target: str | None)
     address = target or settings.listen
     if await serving(address):
         try:
-            hits = await search_remotely(address, query, top_k)
+            hits = await search_remotely(address, query, top_k, _token(settings))
         except CallFailedError as err:
             print(err, file=sys.stderr)  # noqa: T201
+            _advise([str(err)], Access(LOCAL.tenant))
             return 1
     elif target is not None:
         raise StartupError(f"--target {target}: no agent service answers there")
@@ -162,6 +169,22 @@ async def search(settings: Settings, query: str, top_k: int, target: str | None)
     if not hits:
         print("Nothing found.")  # noqa: T201
     return 0
+
+
+def _token(settings: Settings) -> str | None:
+    return settings.token.get_secret_value() if settings.token else None
+
+
+def _advise(problems: Sequence[str], access: Access) -> None:
+    """Where a serving agent took the caller for nobody, or for somebody else: say how to be the right one."""
+    if any(sign in problem for problem in problems for sign in NOT_THE_RIGHT_CALLER):
+        groups = (word for group in access.groups for word in ("--group", group))
+        command = shlex.join(["python", "-m", "edge_api", "token", "--tenant", access.tenant, *groups])
+        print(  # noqa: T201
+            "A serving agent knows you by AGENT_TOKEN; --tenant and --group must be those of the token. "
+            f'To make one: export AGENT_TOKEN="$({command})"',
+            file=sys.stderr,
+        )
 
 
 def check_roster(settings: Settings) -> int:

@@ -45,8 +45,8 @@ class TermEncoder(Protocol):
 class VectorStore(Protocol):
     """Documents, whole and in passages, and the search over them.
 
-    Every read takes the caller; the filter is inside the query. A document that the caller may not read is not
-    there. Implementations answer to `tests/contract/test_vector_store.py`.
+    Every read but `exists` and `collections` takes the caller; the filter is inside the query. A document that the
+    caller may not read is not there. Implementations answer to `tests/contract/test_vector_store.py`.
 
     Raises:
         RetrievalUnavailableError: the store did not answer in time, or failed. Any method.
@@ -66,6 +66,10 @@ class VectorStore(Protocol):
 
     async def info(self, document_id: DocumentId, caller: Caller) -> DocumentInfo | None:
         """What is known of a document; None where the caller sees no such one."""
+        ...
+
+    async def exists(self, document_id: DocumentId) -> bool:
+        """Whether there is such a document, whoever may read it: for deciding about writes, never to be told."""
         ...
 
     async def document(self, document_id: DocumentId, caller: Caller) -> StoredDocument | None:

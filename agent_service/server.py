@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 
 import grpc
 from answerdesk.v1 import agent_service_pb2, agent_service_pb2_grpc, knowledge_service_pb2, knowledge_service_pb2_grpc
@@ -14,6 +15,7 @@ from agent_service.errors import StartupError
 from agent_service.rpc.agent_servicer import AgentServicer
 from agent_service.rpc.interceptors import CallInterceptor
 from agent_service.rpc.knowledge_servicer import KnowledgeServicer
+from agent_service.rpc.tokens import TokenVerifier
 from agent_service.settings import Settings
 from agent_service.wiring import Parts
 
@@ -50,11 +52,17 @@ class AgentServer:
     """One listening server over the service's parts."""
 
     def __init__(self, parts: Parts, settings: Settings) -> None:
+        """Make it from its parts; `start` begins to listen.
+
+        Raises:
+            StartupError: AGENT_VERIFY_KEY is no public key.
+        """
         self._parts = parts
         self._settings = settings
         self._health = health.aio.HealthServicer()
         self._knowledge = KnowledgeServicer(parts.searcher, parts.store, parts.pipeline)
-        self._server = grpc.aio.server(interceptors=(CallInterceptor(),), options=OPTIONS)
+        verifier = TokenVerifier(settings.verify_key) if settings.verify_key else None
+        self._server = grpc.aio.server(interceptors=(CallInterceptor(verifier),), options=OPTIONS)
 
     async def start(self) -> int:
         """Bind and listen; health says NOT_SERVING until `ready`. Returns the port.
@@ -77,6 +85,11 @@ class AgentServer:
                 "Stop it, or choose another port"
             ) from err
         await self._server.start()
+        if self._settings.verify_key is None and not _on_loopback(self._settings.listen):
+            log.warning(
+                "callers from other machines will all be refused: AGENT_VERIFY_KEY is not set",
+                extra={"address": self._settings.listen},
+            )
         return port
 
     async def ready(self) -> None:
@@ -95,6 +108,14 @@ class AgentServer:
             await self._health.set(service, status)
 
 
+def _on_loopback(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 async def serve(parts: Parts, settings: Settings, load: Callable[[], Awaitable[None]] | None = None) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -104,7 +125,7 @@ async def serve(parts: Parts, settings: Settings, load: Callable[[], Awaitable[N
         load: done after listening and before health says SERVING.
 
     Raises:
-        StartupError: the address is taken, or loading failed.
+        StartupError: the address is taken, AGENT_VERIFY_KEY is no public key, or loading failed.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,6 +26,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".data/agent")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     roster: Path | None = None
+    verify_key: str | None = None
+    token: SecretStr | None = None
 
     model_provider: Literal["offline", "openai"] | None = None
     openai_api: Literal["responses", "chat_completions"] = "responses"
@@ -49,6 +52,14 @@ class Settings(BaseSettings):
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal() or not 0 <= int(port) <= 65_535:
             raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
+        # It goes into a header.
+        if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+            raise ValueError("must be one token, without spaces and line ends")
         return value
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""`python -m edge_api [serve]`: the process, from argv to exit code."""
+"""`python -m edge_api [serve | migrate | users | token]`: the process, from argv to exit code."""
 
 import argparse
 import asyncio
@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from edge_api.app import begin_shutdown, create_app
+from edge_api.commands import add_commands, run
 from edge_api.errors import StartupError
 from edge_api.settings import Settings, load_settings
 from edge_api.telemetry import configure_logging
@@ -68,8 +69,9 @@ def server_for(settings: Settings, app: FastAPI, *, freeze: bool = False) -> Ser
         log_config=None,
         access_log=False,
         server_header=False,
-        # Nobody's forwarded address is believed until there is a setting that names the proxies.
-        proxy_headers=False,
+        # Anybody can write these headers: they count only from the proxies that are named.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + LAST_WORDS_S,
     )
     return Server(config, app, grace_s=settings.shutdown_grace_s, freeze=freeze)
@@ -111,6 +113,8 @@ def serve(settings: Settings) -> None:
         signal.signal(number, _leave)
     app = create_app(settings)
     server_for(settings, app, freeze=True).run(listen(settings.host, settings.port))
+    if (error := getattr(app.state, "startup_error", None)) is not None:
+        raise error
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -122,9 +126,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m edge_api", description="The public edge of Answerdesk.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("serve", help="serve HTTP (the default); settings are EDGE_* variables")
-    parser.parse_args(argv)
+    add_commands(commands)
+    arguments = parser.parse_args(argv)
     try:
         settings = load_settings()
+        if arguments.command not in {None, "serve"}:
+            configure_logging("ERROR")
+            return run(arguments, settings)
         configure_logging(settings.log_level)
         serve(settings)
     except StartupError as err:

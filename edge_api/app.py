@@ -13,48 +13,66 @@ from starlette.middleware import Middleware
 
 from edge_api import __version__, health
 from edge_api.agent_client.client import AgentClient, connect
+from edge_api.auth import router as accounts
 from edge_api.chat import router as chat
 from edge_api.chat.stream import DEFAULT_PACE, Pace
-from edge_api.conversations.repository import InMemoryConversations
-from edge_api.conversations.service import ConversationService
+from edge_api.conversations import router as sessions
+from edge_api.db import Clock, utc_now
+from edge_api.docs_page import add_docs
 from edge_api.documents import router as documents
-from edge_api.errors import EdgeError, ShuttingDownError
+from edge_api.errors import EdgeError, ShuttingDownError, StartupError
 from edge_api.middleware import BodyLimit, Cors, LastResort, RequestLog
 from edge_api.problem import ProblemDocument, handle
 from edge_api.settings import Settings
+from edge_api.wiring import Secrets, read_secrets, running_parts
+
+ROUTERS = (
+    chat.router,
+    sessions.router,
+    documents.router,
+    documents.writing,
+    accounts.router,
+    accounts.guarded,
+    health.router,
+)
 
 DESCRIPTION = "Answers people's questions from an organisation's own documents, with citations that can be checked."
 
 
-def create_app(
-    settings: Settings, *, pace: Pace = DEFAULT_PACE, clock: Callable[[], float] = time.monotonic
-) -> FastAPI:
+def create_app(settings: Settings, *, pace: Pace = DEFAULT_PACE, clock: Clock = utc_now) -> FastAPI:
     """The edge as an ASGI application.
 
     Args:
         settings: what the process was told.
         pace: heartbeats and patience of streams.
-        clock: seconds that only grow; decides which sessions have expired.
+        clock: the time of day; decides which sessions and tokens have expired.
+
+    Raises:
+        StartupError: a secret is missing or weak.
     """
     app = Edge(
         title="Answerdesk",
         summary=DESCRIPTION,
         version=__version__,
-        lifespan=_lifespan(settings, clock),
+        lifespan=_lifespan(settings, read_secrets(settings), clock),
         middleware=_middleware(settings),
         exception_handlers=dict.fromkeys((EdgeError, RequestValidationError, HTTPException), handle),
         generate_unique_id_function=_operation_id,
         # A redirect would be built from the Host header, and drop the body of a POST in some clients.
         redirect_slashes=False,
         redoc_url=None,
+        docs_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         # FastAPI's own log records hold the texts of exceptions, and those may quote a question.
         telemetry={"logs": False},
     )
     app.state.pace = pace
     app.state.started_s = time.monotonic()
     app.add_api_route("/", _information(app), summary="About this API", tags=["operations"], name="api_information")
-    for router in (chat.router, documents.router, health.router):
+    app.state.origins = settings.cors_origins
+    for router in ROUTERS:
         app.include_router(router)
+    add_docs(app)
     return app
 
 
@@ -79,15 +97,22 @@ def begin_shutdown(app: FastAPI) -> None:
     agent.abort_all(ShuttingDownError("this edge is stopping; send the message again"))
 
 
-def _lifespan(settings: Settings, clock: Callable[[], float]) -> Callable[[FastAPI], Any]:
+def _lifespan(settings: Settings, secrets: Secrets, clock: Clock) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with connect(settings.agent_target, turn_timeout_s=settings.turn_timeout_s) as agent:
-            app.state.agent = agent
-            app.state.conversations = ConversationService(
-                InMemoryConversations(ttl_s=settings.session_ttl_s, clock=clock)
-            )
-            yield
+        try:
+            async with (
+                running_parts(settings, secrets, clock) as parts,
+                connect(settings.agent_target, signer=parts.signer, turn_timeout_s=settings.turn_timeout_s) as agent,
+            ):
+                app.state.agent = agent
+                for name in ("database", "guard", "accounts", "conversations", "library", "recorder", "limits"):
+                    setattr(app.state, name, getattr(parts, name))
+                yield
+        except StartupError as err:
+            # The server only notes that there was one; who started it tells a person.
+            app.state.startup_error = err
+            raise
 
     return lifespan
 

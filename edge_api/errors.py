@@ -71,6 +71,14 @@ class UsernameTakenError(EdgeError):
     """Somebody has an account of that name."""
 
 
+class UnknownAccountError(EdgeError):
+    """There is no built-in account of that name."""
+
+
+class InvalidAccountError(EdgeError):
+    """The name or the password of an account breaks a rule; the text says which."""
+
+
 class LimitedError(EdgeError):
     """The caller did too much.
 
@@ -111,16 +119,24 @@ class DocumentRejectedError(EdgeError):
     """The document breaks a rule; the text says which."""
 
 
+class InvalidCursorError(EdgeError):
+    """A cursor that no page of this list gave."""
+
+
 class ConflictingIdsError(EdgeError):
     """A request names two different sessions."""
 
 
 class UnsupportedMediaTypeError(EdgeError):
-    """The request's body is not JSON."""
+    """The request's body has another type than is read here."""
 
 
 class ClientLeftError(EdgeError):
     """The client closed its connection before it was answered."""
+
+
+class SessionForgottenError(EdgeError):
+    """The session was reset or deleted while its last message was being answered."""
 
 
 class ShuttingDownError(EdgeError):

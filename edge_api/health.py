@@ -1,5 +1,6 @@
 """Whether this process lives, and whether it can answer."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from edge_api import __version__
 from edge_api.agent_client.dependencies import Agent
+from edge_api.migrations import schema
 
 router = APIRouter(tags=["operations"])
 
@@ -20,10 +22,10 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """Each part: "ok", "not_serving", "unreachable" or "timeout"."""
+    """Each part: "ok", "not_serving", "unreachable", "timeout", "schema_outdated" or "schema_newer"."""
 
     status: str = Field(examples=["ok"])
-    checks: dict[str, str] = Field(examples=[{"edge": "ok", "agent": "ok", "knowledge": "ok"}])
+    checks: dict[str, str] = Field(examples=[{"edge": "ok", "database": "ok", "agent": "ok", "knowledge": "ok"}])
 
 
 class Health(Ready):
@@ -40,9 +42,9 @@ async def livez() -> Any:
 
 
 @router.get("/readyz", summary="Can it answer?", response_model=Ready, responses={503: {"model": Ready}})
-async def readyz(agent: Agent) -> Any:
+async def readyz(request: Request, agent: Agent) -> Any:
     """200 when questions can be answered, else 503 that names the part which cannot. Takes at most 2 s."""
-    checks = await _checks(agent)
+    checks = await _checks(request, agent)
     if _all_ok(checks):
         return {"status": "ok", "checks": checks}
     return JSONResponse({"status": "unavailable", "checks": checks}, status_code=503)
@@ -51,7 +53,9 @@ async def readyz(agent: Agent) -> Any:
 @router.get("/health", summary="How is it?", response_model=Health)
 async def health(request: Request, agent: Agent) -> Any:
     """For people and dashboards: always 200; `status` is "ok" or "degraded"."""
-    checks = await _checks(agent)
+    checks, limits = await asyncio.gather(_checks(request, agent), request.app.state.limits.check())
+    # Without Redis each edge counts for itself: worth knowing, and no reason to send people away.
+    checks["limits"] = limits
     return {
         "status": "ok" if _all_ok(checks) else "degraded",
         "checks": checks,
@@ -60,8 +64,9 @@ async def health(request: Request, agent: Agent) -> Any:
     }
 
 
-async def _checks(agent: Agent) -> dict[str, str]:
-    return {"edge": "ok", **await agent.health()}
+async def _checks(request: Request, agent: Agent) -> dict[str, str]:
+    database, parts = await asyncio.gather(schema.state(request.app.state.database), agent.health())
+    return {"edge": "ok", "database": database, **parts}
 
 
 def _all_ok(checks: dict[str, str]) -> bool:

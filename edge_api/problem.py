@@ -12,17 +12,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from edge_api.errors import (
-    ClientLeftError,
-    ConflictingIdsError,
-    EdgeError,
-    SessionExpiredError,
-    SessionNotFoundError,
-    ShuttingDownError,
-    TurnRunningError,
-    UnsupportedMediaTypeError,
-    UpstreamError,
-)
+from edge_api import errors
+from edge_api.errors import EdgeError, LimitedError, TurnRunningError, UpstreamError
 from edge_api.telemetry import request_id_var
 
 MEDIA_TYPE = "application/problem+json"
@@ -100,13 +91,36 @@ CODES: Mapping[str, Kind] = {
 """By gRPC status, where no reason of ours came with it; all others are AGENT_FAILED."""
 
 OWN: Mapping[type[EdgeError], Kind] = {
-    SessionNotFoundError: Kind(404, "session_not_found", "No such session"),
-    SessionExpiredError: Kind(404, "session_expired", "The session has expired"),
-    TurnRunningError: REASONS["TURN_RUNNING"],
-    ConflictingIdsError: INVALID_REQUEST,
-    UnsupportedMediaTypeError: Kind(415, "unsupported_media_type", "The body must be JSON"),
-    ClientLeftError: Kind(499, "client_left", "The client closed the connection"),
-    ShuttingDownError: _busy("shutting_down", "This edge is stopping"),
+    errors.SessionNotFoundError: Kind(404, "session_not_found", "No such session"),
+    errors.SessionExpiredError: Kind(404, "session_expired", "The session has expired"),
+    errors.MessageNotFoundError: Kind(404, "message_not_found", "No such message"),
+    errors.NotYourSessionError: Kind(403, "not_your_session", "Somebody else's session"),
+    errors.TurnRunningError: REASONS["TURN_RUNNING"],
+    errors.UnauthenticatedError: Kind(401, "unauthenticated", "An access token is needed"),
+    errors.TokenExpiredError: Kind(401, "token_expired", "The access token has expired"),
+    errors.InvalidCredentialsError: Kind(401, "invalid_credentials", "Wrong name or password"),
+    errors.InvalidRefreshTokenError: Kind(401, "invalid_refresh_token", "The refresh token is not valid"),
+    errors.MissingScopeError: Kind(403, "missing_scope", "The token does not allow this"),
+    errors.ForeignOriginError: Kind(403, "foreign_origin", "The origin is not allowed"),
+    errors.RegistrationClosedError: Kind(403, "registration_closed", "No new accounts"),
+    errors.UsernameTakenError: Kind(409, "username_taken", "The name is taken"),
+    errors.UnknownAccountError: Kind(404, "account_not_found", "No such account"),
+    errors.InvalidAccountError: Kind(422, "invalid_account", "The account is not valid"),
+    errors.RateLimitedError: Kind(429, "rate_limited", "Too many requests", retryable=True),
+    errors.TooManyTurnsError: Kind(429, "too_many_turns", "Too many answers at once", retryable=True),
+    errors.OverloadedError: _busy("overloaded", "This edge has too much to do"),
+    errors.StorageUnavailableError: _busy("storage_unavailable", "The database is unreachable"),
+    errors.IssuerUnavailableError: _busy("issuer_unavailable", "The keys of the token's issuer are unreachable"),
+    errors.UnvouchedCallerError: AGENT_REFUSED,
+    errors.DocumentRejectedError: Kind(422, "document_rejected", "The document is not valid"),
+    errors.InvalidCursorError: INVALID_REQUEST,
+    errors.ConflictingIdsError: INVALID_REQUEST,
+    errors.UnsupportedMediaTypeError: Kind(
+        415, "unsupported_media_type", "The body has another type than is read here"
+    ),
+    errors.ClientLeftError: Kind(499, "client_left", "The client closed the connection"),
+    errors.SessionForgottenError: Kind(409, "session_forgotten", "The session was emptied or deleted"),
+    errors.ShuttingDownError: _busy("shutting_down", "This edge is stopping"),
 }
 """The edge's own errors. A test holds it total."""
 
@@ -120,11 +134,14 @@ HTTP: Mapping[int, Kind] = {
 """What the framework raises by itself."""
 
 _DOCUMENTED: Mapping[int, str] = {
+    401: "No token, or no valid one",
+    403: "Somebody else's session, a scope that the token lacks, or an origin that is not allowed",
     404: "No such thing, or an expired session",
-    409: "A turn is running, or nothing was ingested yet",
+    409: "A turn is running, nothing was ingested yet, or the name is taken",
     413: "The body is too large",
-    415: "The body is not JSON",
+    415: "The body has another type than is read here",
     422: "The request is not valid",
+    429: "Too many requests, or too many answers at once; see `Retry-After`",
     502: "The model or the agent service failed",
     503: "The agent service or the model is unreachable or overloaded; see `Retry-After`",
     504: "The answer took too long",
@@ -194,8 +211,6 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case UpstreamError():
             return _upstream(error)
-        case TurnRunningError():
-            return _own(error, extra={"turn_id": error.turn_id})
         case EdgeError():
             return _own(error)
         case RequestValidationError():
@@ -207,9 +222,11 @@ def problem_of(error: Exception) -> Problem:
             return Problem(INTERNAL, INTERNAL.detail or "")
 
 
-def _own(error: EdgeError, extra: Mapping[str, Any] | None = None) -> Problem:
+def _own(error: EdgeError) -> Problem:
     kind = OWN[type(error)]
-    return Problem(kind, kind.detail or str(error), _retry_after_s(kind, None), extra=extra)
+    asked_s = error.retry_after_s if isinstance(error, LimitedError) else None
+    extra = {"turn_id": error.turn_id} if isinstance(error, TurnRunningError) else None
+    return Problem(kind, kind.detail or str(error), _retry_after_s(kind, asked_s), extra=extra)
 
 
 def _upstream(error: UpstreamError) -> Problem:
@@ -221,7 +238,7 @@ def _upstream(error: UpstreamError) -> Problem:
 
 def _retry_after_s(kind: Kind, asked_s: float | None) -> int | None:
     """Whole seconds, rounded up, so that nobody comes back too early."""
-    if kind.status != 503:
+    if kind.status not in {429, 503}:
         return None
     return RETRY_AFTER_S if asked_s is None else min(MAX_RETRY_AFTER_S, max(1, math.ceil(asked_s)))
 
@@ -255,6 +272,8 @@ def _field_error(field: str, detail: str) -> Mapping[str, str]:
 def problem_response(problem: Problem, *, instance: str, headers: Mapping[str, str] | None = None) -> Response:
     """The problem as a whole response."""
     sent = dict(headers or {})
+    if problem.kind.status == 401:
+        sent["WWW-Authenticate"] = "Bearer"
     if problem.retry_after_s is not None:
         sent["Retry-After"] = str(problem.retry_after_s)
     return Response(orjson.dumps(problem.document(instance)), problem.kind.status, sent, MEDIA_TYPE)

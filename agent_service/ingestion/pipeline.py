@@ -67,19 +67,33 @@ class IngestPipeline:
         left as it was before.
 
         Raises:
-            InvalidRequestError: a field breaks a rule; all such fields are named ("document.uri").
+            InvalidRequestError: a field breaks a rule; all such fields are named ("document.uri"). Or its writer may
+                not write it: it is for a group that they are not in, or takes the place of what they cannot read.
             IngestConflictError: the same document is being written by another call.
             RetrievalUnavailableError: the store failed.
         """
         check(document)
+        _check_groups(document)
         document_id = document_id_of(document)
         if document_id in self._writing:
             raise IngestConflictError(f"document {document.uri!r} is being written by another request")
         self._writing.add(document_id)
         try:
+            await self._check_replaceable(document_id, document)
             return await self._write(document_id, document)
         finally:
             self._writing.discard(document_id)
+
+    async def _check_replaceable(self, document_id: DocumentId, document: SourceDocument) -> None:
+        """Keep what the writer cannot read from being overwritten.
+
+        Two replicas that write one document at the same time may each miss the other's; then the later one stays.
+        """
+        if document.writer is None or await self._store.info(document_id, document.writer):
+            return
+        if await self._store.exists(document_id):
+            rule = "is taken in this collection; choose another"
+            raise InvalidRequestError(FieldViolation("document.uri", rule))
 
     async def _write(self, document_id: DocumentId, document: SourceDocument) -> Ingested:
         access = Access(document.access.tenant, tuple(sorted(set(document.access.groups))))
@@ -120,6 +134,12 @@ def document_id_of(document: SourceDocument) -> DocumentId:
     """The id of a document: a UUID (version 5) of its tenant, collection and URI, the same for all its versions."""
     # Neither tenant nor collection can hold a slash.
     return DocumentId(str(uuid5(_NAMESPACE, f"{document.access.tenant}/{document.collection}/{document.uri}")))
+
+
+def _check_groups(document: SourceDocument) -> None:
+    """Nobody puts a document before people whose documents they cannot read, nor take back."""
+    if document.writer is not None and not set(document.access.groups) <= set(document.writer.groups):
+        raise InvalidRequestError(FieldViolation("document.access.groups", "must be groups that the caller is in"))
 
 
 async def _aside(function: Callable[[SourceDocument, _A], _T], document: SourceDocument, argument: _A) -> _T:

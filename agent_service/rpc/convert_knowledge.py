@@ -7,6 +7,7 @@ from answerdesk.v1 import knowledge_service_pb2 as knowledge_pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent_service.rpc.convert import MAX_MESSAGE, passage_to_proto
+from agent_service.rpc.interceptors import LOCAL
 from agent_service.rpc.rules import Rules
 from agent_service.types import (
     Access,
@@ -69,6 +70,8 @@ def document_from_proto(document: knowledge_pb.Document, caller: Caller) -> Sour
         title=document.title,
         text=document.text,
         access=Access(caller.tenant, tuple(document.access.groups)),
+        # By identity: a token may say the same of somebody else.
+        writer=None if caller is LOCAL else caller,
     )
 
 

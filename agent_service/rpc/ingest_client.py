@@ -54,7 +54,7 @@ async def serving(target: str) -> bool:
 
 
 async def ingest_remotely(
-    target: str, documents: Iterable[SourceDocument], report: Callable[[IngestReport], None]
+    target: str, documents: Iterable[SourceDocument], report: Callable[[IngestReport], None], token: str | None = None
 ) -> None:
     """Send documents to the agent at `target`, one after the answer to the other.
 
@@ -62,6 +62,7 @@ async def ingest_remotely(
         target: HOST:PORT.
         documents: read lazily, so that memory holds one at a time.
         report: called for each, in order, when it is durable or rejected.
+        token: says who calls; None: the agent's own machine.
 
     Raises:
         CallFailedError: the agent ended the call, or did not answer in time.
@@ -72,12 +73,13 @@ async def ingest_remotely(
     ]
     async with grpc.aio.insecure_channel(target, options=options) as channel:
         stub = pb_grpc.KnowledgeServiceStub(channel)
+        metadata = _metadata(token)
         try:
             for document in documents:
                 # A call per document: each has its own deadline, and a call that the agent ends early keeps its
                 # reason, which on one long call a write of ours could overtake.
                 request = pb.IngestDocumentsRequest(document=document_to_proto(document))
-                async for answer in stub.IngestDocuments(iter((request,)), timeout=DOCUMENT_S):
+                async for answer in stub.IngestDocuments(iter((request,)), metadata=metadata, timeout=DOCUMENT_S):
                     report(_report(answer))
         except grpc.aio.AioRpcError as err:
             raise CallFailedError(f"{err.code().name}: {err.details()}") from err
@@ -94,7 +96,7 @@ class SearchHit:
     text: str
 
 
-async def search_remotely(target: str, query: str, top_k: int) -> list[SearchHit]:
+async def search_remotely(target: str, query: str, top_k: int, token: str | None = None) -> list[SearchHit]:
     """The best passages for a query, best first, from the agent at `target`.
 
     Raises:
@@ -103,10 +105,15 @@ async def search_remotely(target: str, query: str, top_k: int) -> list[SearchHit
     async with grpc.aio.insecure_channel(target) as channel:
         stub = pb_grpc.KnowledgeServiceStub(channel)
         try:
-            reply = await stub.Search(pb.SearchRequest(query=query, top_k=top_k), timeout=SEARCH_S)
+            request = pb.SearchRequest(query=query, top_k=top_k)
+            reply = await stub.Search(request, metadata=_metadata(token), timeout=SEARCH_S)
         except grpc.aio.AioRpcError as err:
             raise CallFailedError(f"{err.code().name}: {err.details()}") from err
     return [SearchHit(p.uri, p.title, p.heading, p.score, p.text) for p in reply.passages]
+
+
+def _metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def _report(answer: pb.IngestDocumentsResponse) -> IngestReport:

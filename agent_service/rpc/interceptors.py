@@ -5,9 +5,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -16,6 +17,7 @@ from grpc_status import rpc_status
 
 from agent_service.errors import AgentServiceError, UnauthenticatedError
 from agent_service.rpc import status
+from agent_service.rpc.tokens import TokenVerifier
 from agent_service.telemetry import request_id_var
 from agent_service.types import Caller
 
@@ -25,10 +27,11 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = Callable[[Any, Context], Any]
 
 REQUEST_ID_KEY = "x-request-id"
+AUTHORIZATION_KEY = "authorization"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 LOCAL = Caller(subject="local", tenant="default")
-"""Who calls from this machine without a token."""
+"""Who calls from this machine without a token: its operator. A token that says the same names somebody else."""
 
 LOOPBACK = re.compile(r"(ipv4:127\.|ipv6:(\[|%5B)(::1(\]|%5D)|::ffff:127\.)|unix:)")
 
@@ -39,6 +42,10 @@ caller_var: ContextVar[Caller] = ContextVar("caller", default=LOCAL)
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler. The boundary is around the iteration: errors of a generator appear there."""
 
+    def __init__(self, verifier: TokenVerifier | None = None) -> None:
+        """`verifier` None: no token can be verified, so every one is refused."""
+        self._verifier = verifier
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[grpc.RpcMethodHandler[Any, Any] | None]"],
@@ -48,7 +55,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith("/grpc."):
             return handler
-        method = handler_call_details.method
+        new_call = partial(_Call, handler_call_details.method, self._verifier)
         # The stubs of grpc describe the handlers of synchronous servers; these are asynchronous.
         inner: Any = handler
         wrap: Any
@@ -58,19 +65,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if inner.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            behaviour = _guard_stream(inner.stream_stream or inner.unary_stream, method)
+            behaviour = _guard_stream(inner.stream_stream or inner.unary_stream, new_call)
         else:
             wrap = grpc.unary_unary_rpc_method_handler
-            behaviour = _guard_unary(inner.unary_unary, method)
+            behaviour = _guard_unary(inner.unary_unary, new_call)
         wrapped: grpc.RpcMethodHandler[Any, Any] = wrap(
             behaviour, inner.request_deserializer, inner.response_serializer
         )
         return wrapped
 
 
-def _guard_unary(inner: Handler, method: str) -> Handler:
+def _guard_unary(inner: Handler, new_call: "Callable[[Context], _Call]") -> Handler:
     async def unary(request: Any, context: Context) -> Any:
-        call = _Call(method, context)
+        call = new_call(context)
         try:
             call.begin()
             return await inner(request, context)
@@ -82,9 +89,9 @@ def _guard_unary(inner: Handler, method: str) -> Handler:
     return unary
 
 
-def _guard_stream(inner: Handler, method: str) -> Handler:
+def _guard_stream(inner: Handler, new_call: "Callable[[Context], _Call]") -> Handler:
     async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-        call = _Call(method, context)
+        call = new_call(context)
         try:
             call.begin()
             # Closed here and now when the caller leaves, and not when the collector comes by.
@@ -105,8 +112,9 @@ def _guard_stream(inner: Handler, method: str) -> Handler:
 class _Call:
     """One call's bookkeeping."""
 
-    def __init__(self, method: str, context: Context) -> None:
+    def __init__(self, method: str, verifier: TokenVerifier | None, context: Context) -> None:
         self._method = method
+        self._verifier = verifier
         self._context = context
         self._started = time.perf_counter()
         self._code = "OK"
@@ -116,16 +124,25 @@ class _Call:
         """Set who calls and the request id for everything that this call does.
 
         Raises:
-            UnauthenticatedError: a token that cannot be verified here, or none from another machine.
+            UnauthenticatedError: a token that is not valid, or none from another machine.
         """
-        metadata = {key.lower(): value for key, value in self._context.invocation_metadata() or ()}
-        given = str(metadata.get(REQUEST_ID_KEY, ""))
+        metadata = [(key.lower(), str(value)) for key, value in self._context.invocation_metadata() or ()]
+        given = dict(metadata).get(REQUEST_ID_KEY, "")
         request_id_var.set(given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4()))
-        if "authorization" in metadata:
+        caller_var.set(self._caller([value for key, value in metadata if key == AUTHORIZATION_KEY]))
+
+    def _caller(self, authorizations: Sequence[str]) -> Caller:
+        """Who calls. A token that is there is verified, also where none is needed."""
+        if not authorizations:
+            if not LOOPBACK.match(self._context.peer() or ""):
+                raise UnauthenticatedError("callers from other machines need a token")
+            return LOCAL
+        scheme, _, token = authorizations[0].partition(" ")
+        if len(authorizations) > 1 or scheme.lower() != "bearer" or not token:
+            raise UnauthenticatedError("authorization must be given once, as: Bearer TOKEN")
+        if self._verifier is None:
             raise UnauthenticatedError("this service is not set up to verify tokens")
-        if not LOOPBACK.match(self._context.peer() or ""):
-            raise UnauthenticatedError("callers from other machines need a token")
-        caller_var.set(LOCAL)
+        return self._verifier.verify(token)
 
     async def fail(self, err: BaseException) -> NoReturn:
         """Answer with the error's status; what is unforeseen goes to the log and says nothing outside."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from agent_service.types.basics import Access, CollectionName, DocumentId, PassageId, Span, TermId
+from agent_service.types.basics import Access, Caller, CollectionName, DocumentId, PassageId, Span, TermId
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,17 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class SourceDocument:
-    """A document as handed in for ingestion. Empty `title`: taken from the text or the URI."""
+    """A document as handed in for ingestion. Empty `title`: taken from the text or the URI.
+
+    `writer`: whose rights the writing needs; None: the operator's, who may write everything.
+    """
 
     uri: str
     collection: CollectionName
     title: str
     text: str
     access: Access
+    writer: Caller | None = None
 
 
 class IngestStatus(StrEnum):

@@ -1,6 +1,7 @@
 """The agent service as the edge sees it: one channel, typed answers, plain errors."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,13 +16,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from edge_api.agent_client import convert
 from edge_api.agent_client.answer import Answer
 from edge_api.agent_client.decode import decoding
-from edge_api.agent_client.events import Health, JsonObject, Question
-from edge_api.errors import EdgeError
+from edge_api.agent_client.events import Health, JsonObject, NewDocument, Question
+from edge_api.agent_client.signing import Caller, CallerSigner
+from edge_api.errors import EdgeError, UnvouchedCallerError, UpstreamError
 from edge_api.telemetry import request_id_var
+
+log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 * 2**20
 UNARY_TIMEOUT_S = 10.0
+INGEST_TIMEOUT_S = 60.0
 HEALTH_TIMEOUT_S = 2.0
+
+DEFAULT_TENANT = "default"
+"""Whose caller the agent service takes one without a token for."""
+
 SERVICES = {"agent": "answerdesk.v1.AgentService", "knowledge": "answerdesk.v1.KnowledgeService"}
 """The parts of the agent service that readiness asks for: our name, and its name in grpc.health.v1."""
 
@@ -44,50 +53,64 @@ CHANNEL_OPTIONS: Sequence[tuple[str, str | int]] = (
 class AgentClient:
     """Calls of the agent service. Every one has a time limit; failures are `UpstreamError`."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, turn_timeout_s: float) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, signer: CallerSigner | None, turn_timeout_s: float) -> None:
+        """`signer` None: the agent on this machine serves every call as the same local caller."""
         self._agent = pb_grpc.AgentServiceStub(channel)
         self._knowledge = pb_knowledge_grpc.KnowledgeServiceStub(channel)
         # Its stubs describe no methods.
         self._health: Any = health_pb2_grpc.HealthStub(channel)
+        self._signer = signer
         self._turn_timeout_s = turn_timeout_s
-        self._open: set[Answer] = set()
+        self._open: dict[str, Answer] = {}
         self._closed_by: EdgeError | None = None
 
     @asynccontextmanager
-    async def answer(self, question: Question) -> AsyncIterator[Answer]:
-        """Ask a question. Leaving the block cancels the call, whatever the reason for leaving."""
-        call = self._agent.Chat(convert.question_to_proto(question), timeout=self._turn_timeout_s, metadata=_metadata())
+    async def answer(self, question: Question, caller: Caller) -> AsyncIterator[Answer]:
+        """Ask a question. Leaving the block cancels the call, whatever the reason for leaving.
+
+        Raises:
+            UnvouchedCallerError: this edge cannot vouch for the caller.
+        """
+        metadata = self._metadata(caller)
+        call = self._agent.Chat(convert.question_to_proto(question), timeout=self._turn_timeout_s, metadata=metadata)
         answer = Answer(call)
         if self._closed_by is not None:
             answer.abort(self._closed_by)
-        self._open.add(answer)
+        self._open[question.request_id] = answer
         try:
             yield answer
         finally:
-            self._open.discard(answer)
+            del self._open[question.request_id]
             await answer.close()
+
+    def abort(self, request_id: str, reason: EdgeError) -> None:
+        """End an answer that this process has open; who reads it gets `reason`."""
+        if (answer := self._open.get(request_id)) is not None:
+            answer.abort(reason)
 
     def abort_all(self, reason: EdgeError) -> None:
         """End every open answer with `reason`, and those that are still to be opened."""
         self._closed_by = reason
-        for answer in tuple(self._open):
+        for answer in tuple(self._open.values()):
             answer.abort(reason)
 
-    async def agents(self) -> list[JsonObject]:
+    async def agents(self, caller: Caller) -> list[JsonObject]:
         """The team, the entry first.
 
         Raises:
             UpstreamError: the call failed.
         """
+        metadata = self._metadata(caller)
         with decoding():
-            reply = await self._agent.ListAgents(pb.ListAgentsRequest(), timeout=UNARY_TIMEOUT_S, metadata=_metadata())
+            reply = await self._agent.ListAgents(pb.ListAgentsRequest(), timeout=UNARY_TIMEOUT_S, metadata=metadata)
         return [convert.agent_from_proto(each) for each in reply.agents]
 
-    async def search(self, query: str, *, collections: Sequence[str], top_k: int) -> JsonObject:
+    async def search(self, query: str, caller: Caller, *, collections: Sequence[str], top_k: int) -> JsonObject:
         """Passages for a question, without generation.
 
         Args:
             query: 1 to 8,000 characters.
+            caller: finds what they may read.
             collections: search only these; empty: all.
             top_k: most passages to return, 1 to 50.
 
@@ -95,20 +118,60 @@ class AgentClient:
             UpstreamError: the call failed, or a collection is unknown.
         """
         request = pb_knowledge.SearchRequest(query=query, collections=collections, top_k=top_k)
+        metadata = self._metadata(caller)
         with decoding():
-            reply = await self._knowledge.Search(request, timeout=UNARY_TIMEOUT_S, metadata=_metadata())
+            reply = await self._knowledge.Search(request, timeout=UNARY_TIMEOUT_S, metadata=metadata)
         return convert.search_from_proto(reply)
 
-    async def document(self, document_id: str, version: str) -> JsonObject:
+    async def documents(self, caller: Caller, *, collection: str, cursor: str, limit: int) -> JsonObject:
+        """A page of documents that the caller may read, ordered by id; empty `collection`: all of them.
+
+        Raises:
+            UpstreamError: the call failed.
+        """
+        request = pb_knowledge.ListDocumentsRequest(collection=collection, page_size=limit, page_token=cursor)
+        metadata = self._metadata(caller)
+        with decoding():
+            reply = await self._knowledge.ListDocuments(request, timeout=UNARY_TIMEOUT_S, metadata=metadata)
+        return convert.documents_from_proto(reply)
+
+    async def document(self, document_id: str, version: str, caller: Caller) -> JsonObject:
         """A document, whole; an empty `version` means the current one.
 
         Raises:
-            UpstreamError: the call failed, or there is no such document or version.
+            UpstreamError: the call failed, or there is no such document or version that the caller may read.
         """
         request = pb_knowledge.GetDocumentRequest(id=document_id, version=version)
+        metadata = self._metadata(caller)
         with decoding():
-            reply = await self._knowledge.GetDocument(request, timeout=UNARY_TIMEOUT_S, metadata=_metadata())
+            reply = await self._knowledge.GetDocument(request, timeout=UNARY_TIMEOUT_S, metadata=metadata)
         return convert.document_from_proto(reply)
+
+    async def ingest(self, document: NewDocument, caller: Caller) -> JsonObject:
+        """Store a document in the caller's tenant. Returns what is known of it, and what was done: `status`.
+
+        Raises:
+            DocumentRejectedError: it breaks a rule.
+            UpstreamError: the call failed.
+        """
+        requests = iter((convert.document_to_proto(document),))
+        metadata = self._metadata(caller)
+        with decoding():
+            call = self._knowledge.IngestDocuments(requests, timeout=INGEST_TIMEOUT_S, metadata=metadata)
+            async for answer in call:
+                return convert.ingested_from_proto(answer)
+        raise UpstreamError("INTERNAL", message="a document was not answered")
+
+    async def delete_document(self, document_id: str, caller: Caller) -> None:
+        """Delete a document.
+
+        Raises:
+            UpstreamError: the call failed, or there is no such document that the caller may read.
+        """
+        request = pb_knowledge.DeleteDocumentRequest(id=document_id)
+        metadata = self._metadata(caller)
+        with decoding():
+            await self._knowledge.DeleteDocument(request, timeout=UNARY_TIMEOUT_S, metadata=metadata)
 
     async def health(self) -> dict[str, Health]:
         """How each part of the agent service is, by our names of them. Never raises; takes at most 2 s."""
@@ -129,16 +192,22 @@ class AgentClient:
                     return "unreachable"
         return "ok" if reply.status == health_pb2.HealthCheckResponse.SERVING else "not_serving"
 
+    def _metadata(self, caller: Caller) -> tuple[tuple[str, str], ...]:
+        """Who calls, as a token that the agent service verifies, and the id of the request that is being served."""
+        request_id = request_id_var.get()
+        named = (("x-request-id", request_id),) if request_id else ()
+        if self._signer is not None:
+            return (*named, ("authorization", f"Bearer {self._signer.sign(caller)}"))
+        if caller.tenant != DEFAULT_TENANT or caller.groups:
+            log.error("EDGE_AGENT_SIGNING_KEY is needed to vouch for callers with a tenant or groups")
+            raise UnvouchedCallerError("this edge has no key to vouch for tenants and groups")
+        return named
+
 
 @asynccontextmanager
-async def connect(target: str, *, turn_timeout_s: float) -> AsyncIterator[AgentClient]:
+async def connect(target: str, *, signer: CallerSigner | None, turn_timeout_s: float) -> AsyncIterator[AgentClient]:
     """A client on a channel of its own; an agent that is away is looked for again by itself."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         # Connect now; else the first question waits for it.
         channel.get_state(try_to_connect=True)
-        yield AgentClient(channel, turn_timeout_s=turn_timeout_s)
-
-
-def _metadata() -> tuple[tuple[str, str], ...]:
-    request_id = request_id_var.get()
-    return (("x-request-id", request_id),) if request_id else ()
+        yield AgentClient(channel, signer=signer, turn_timeout_s=turn_timeout_s)

@@ -10,6 +10,7 @@ from edge_api.agent_client.events import (
     AgentSelected,
     Completed,
     JsonObject,
+    NewDocument,
     Question,
     Said,
     SourcesOffered,
@@ -19,6 +20,7 @@ from edge_api.agent_client.events import (
     TurnEvent,
     TurnId,
 )
+from edge_api.errors import DocumentRejectedError
 
 ROLES = {"user": pb_conversation.ROLE_USER, "assistant": pb_conversation.ROLE_ASSISTANT}
 
@@ -43,6 +45,12 @@ PHASES: Mapping[int, str] = {
     pb.Tool.PHASE_STARTED: "started",
     pb.Tool.PHASE_COMPLETED: "completed",
     pb.Tool.PHASE_FAILED: "failed",
+}
+
+INGESTED: Mapping[int, str] = {
+    pb_knowledge.IngestDocumentsResponse.STATUS_CREATED: "created",
+    pb_knowledge.IngestDocumentsResponse.STATUS_REPLACED: "replaced",
+    pb_knowledge.IngestDocumentsResponse.STATUS_UNCHANGED: "unchanged",
 }
 
 
@@ -193,9 +201,45 @@ def search_from_proto(found: pb_knowledge.SearchResponse) -> JsonObject:
     }
 
 
+def document_to_proto(document: NewDocument) -> pb_knowledge.IngestDocumentsRequest:
+    """A document to store; its tenant is that of the token."""
+    return pb_knowledge.IngestDocumentsRequest(
+        document=pb_knowledge.Document(
+            uri=document.uri,
+            collection=document.collection,
+            title=document.title,
+            text=document.text,
+            access=pb_conversation.Access(groups=document.groups),
+        )
+    )
+
+
+def ingested_from_proto(answer: pb_knowledge.IngestDocumentsResponse) -> JsonObject:
+    """What became of a document, and what is known of it.
+
+    Raises:
+        DocumentRejectedError: nothing of it is stored.
+    """
+    if answer.status not in INGESTED:
+        raise DocumentRejectedError(answer.problem or "the document was refused")
+    return {"status": INGESTED[answer.status], **_info_from_proto(answer.document)}
+
+
+def documents_from_proto(page: pb_knowledge.ListDocumentsResponse) -> JsonObject:
+    """A page of documents, without their texts."""
+    return {
+        "documents": [_info_from_proto(each) for each in page.documents],
+        "next_cursor": page.next_page_token or None,
+    }
+
+
 def document_from_proto(found: pb_knowledge.GetDocumentResponse) -> JsonObject:
-    """A document, whole. Who else may read it is not said."""
-    info = found.document
+    """A document, whole."""
+    return {**_info_from_proto(found.document), "text": found.text}
+
+
+def _info_from_proto(info: pb_knowledge.DocumentInfo) -> JsonObject:
+    """What is known of a document. Who else may read it is said to nobody."""
     return {
         "id": info.id,
         "version": info.version,
@@ -205,5 +249,4 @@ def document_from_proto(found: pb_knowledge.GetDocumentResponse) -> JsonObject:
         "characters": info.characters,
         "passages": info.passages,
         "ingested_at": info.ingested_at.ToJsonString() if info.HasField("ingested_at") else None,
-        "text": found.text,
     }

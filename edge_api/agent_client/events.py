@@ -40,6 +40,24 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A document to store in the caller's tenant.
+
+    Attributes:
+        uri: with the collection it names the document: the same again is a new version of it.
+        title: empty: made from the text or the URI.
+        text: Markdown or plain text.
+        groups: only their members may read it; empty: the whole tenant.
+    """
+
+    uri: str
+    collection: str
+    title: str
+    text: str
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The turn exists."""
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.message import Message
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -13,12 +12,13 @@ from starlette.types import Receive
 from edge_api.agent_client.answer import Answer
 from edge_api.agent_client.dependencies import Agent
 from edge_api.agent_client.events import Started
+from edge_api.auth.dependencies import CurrentCaller, CurrentPrincipal
 from edge_api.chat.schemas import ChatPost
-from edge_api.chat.service import Turn, turn_for
+from edge_api.chat.service import Asker, Turn, turn_for
 from edge_api.chat.stream import Pace
 from edge_api.conversations.dependencies import Conversations
 from edge_api.conversations.schemas import NewMessage, SessionId
-from edge_api.errors import ClientLeftError, ConflictingIdsError, UnsupportedMediaTypeError
+from edge_api.errors import ClientLeftError, ConflictingIdsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,19 @@ class BegunTurn:
     started: Started
 
 
-async def require_json(request: Request) -> None:
-    """Refuse a body that does not say it is JSON: a form could be posted by a page of any origin."""
-    header = Message()
-    header["content-type"] = request.headers.get("content-type", "")
-    subtype = header.get_content_subtype()
-    is_json = header.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
-    if not is_json and await request.body():
-        raise UnsupportedMediaTypeError("send the body as application/json")
+def get_asker(
+    request: Request, agent: Agent, conversations: Conversations, principal: CurrentPrincipal, caller: CurrentCaller
+) -> Asker:
+    """Who asks whom, and where it is kept."""
+    return Asker(agent, conversations, request.app.state.recorder, principal, caller)
 
 
-async def begin_turn(
-    request: Request, post: ChatPost, agent: Agent, conversations: Conversations
-) -> AsyncIterator[BegunTurn]:
+AnyAsker = Annotated[Asker, Depends(get_asker)]
+
+
+async def begin_turn(request: Request, post: ChatPost, asker: AnyAsker) -> AsyncIterator[BegunTurn]:
     """The turn of a post whose body may name a session."""
-    async with _begun(request, post, agent, conversations) as turn:
+    async with _begun(request, post, asker) as turn:
         yield turn
 
 
@@ -51,25 +49,22 @@ async def begin_turn_in_session(
     request: Request,
     post: ChatPost,
     session_id: Annotated[str, Path(min_length=1, max_length=128)],
-    agent: Agent,
-    conversations: Conversations,
+    asker: AnyAsker,
 ) -> AsyncIterator[BegunTurn]:
     """The turn of a post whose path names the session."""
     if post.session not in {None, session_id}:
         raise ConflictingIdsError("the path and the body name different sessions")
-    async with _begun(request, post.model_copy(update={"session_id": session_id}), agent, conversations) as turn:
+    async with _begun(request, post.model_copy(update={"session_id": session_id}), asker) as turn:
         yield turn
 
 
 @asynccontextmanager
-async def _begun(
-    request: Request, post: ChatPost, agent: Agent, conversations: Conversations
-) -> AsyncIterator[BegunTurn]:
+async def _begun(request: Request, post: ChatPost, asker: Asker) -> AsyncIterator[BegunTurn]:
     message = NewMessage(
         SessionId(post.session) if post.session else None, post.message, post.agent, post.metadata or {}
     )
     async with (
-        turn_for(message, agent=agent, conversations=conversations) as turn,
+        turn_for(message, asker) as turn,
         _until_client_leaves(request.receive, turn.answer),
     ):
         yield BegunTurn(turn, await turn.start())

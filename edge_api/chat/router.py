@@ -6,13 +6,15 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import StreamingResponse
 
 from edge_api.agent_client.dependencies import Agent
+from edge_api.auth.dependencies import ChatRoute, CurrentCaller
+from edge_api.bodies import require_json
 from edge_api.chat.accept import EVENT_STREAM, prefers_event_stream
-from edge_api.chat.dependencies import AnyTurn, BegunTurn, SessionTurn, StreamPace, require_json
+from edge_api.chat.dependencies import AnyTurn, BegunTurn, SessionTurn, StreamPace
 from edge_api.chat.schemas import AgentList, ChatReply
 from edge_api.chat.stream import EventStream, turn_frames
 from edge_api.problem import problem_responses
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=ChatRoute)
 
 STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
     **problem_responses(404, 409, 413, 415, 422, 502, 503, 504),
@@ -62,9 +64,9 @@ async def stream_chat(request: Request, turn: AnyTurn, pace: StreamPace) -> Even
 @router.get(
     "/api/agents", summary="List the agents", response_model=AgentList, responses=problem_responses(502, 503, 504)
 )
-async def list_agents(agent: Agent) -> Any:
+async def list_agents(agent: Agent, caller: CurrentCaller) -> Any:
     """The team that answers, the entry first."""
-    return {"agents": await agent.agents()}
+    return {"agents": await agent.agents(caller)}
 
 
 def _streamed(request: Request, begun: BegunTurn, pace: StreamPace) -> EventStream:

@@ -2,23 +2,39 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 
 from edge_api.agent_client.answer import Answer
 from edge_api.agent_client.client import AgentClient
 from edge_api.agent_client.events import Completed, Started, TurnEvent
+from edge_api.agent_client.signing import Caller
+from edge_api.auth.schemas import Principal
+from edge_api.chat.recorder import Recorder
 from edge_api.conversations.schemas import Draft, NewMessage, OpenTurn
 from edge_api.conversations.service import ConversationService
-from edge_api.errors import ClientLeftError
+from edge_api.errors import ClientLeftError, UnvouchedCallerError
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks whom, and where it is kept."""
+
+    agent: AgentClient
+    conversations: ConversationService
+    recorder: Recorder
+    owner: Principal
+    caller: Caller
 
 
 class Turn:
     """A message that is being answered."""
 
-    def __init__(self, opened: OpenTurn, answer: Answer, conversations: ConversationService) -> None:
+    def __init__(self, opened: OpenTurn, answer: Answer, asker: Asker) -> None:
         self.opened = opened
         self.answer = answer
         self.draft = Draft()
-        self._conversations = conversations
+        self._conversations = asker.conversations
+        self._recorder = asker.recorder
         self._closed = False
 
     async def start(self) -> Started:
@@ -53,30 +69,34 @@ class Turn:
             raise
 
     async def close(self, status: str | None = None) -> None:
-        """Store the answer as far as it came, once. A turn that never began is withdrawn."""
+        """Store the answer as far as it came, once. A turn that never began is withdrawn.
+
+        Raises:
+            StorageUnavailableError: the database is away; the recorder goes on trying.
+        """
         if self._closed:
             return
         self._closed = True
         self.draft.status = status or self.draft.status
-        if self.draft.turn_id is None:
-            await self._conversations.withdraw(self.opened)
-        else:
-            await self._conversations.close(self.opened, self.draft)
+        await self._recorder.store(self.opened, self.draft)
 
 
 @asynccontextmanager
-async def turn_for(
-    message: NewMessage, *, agent: AgentClient, conversations: ConversationService
-) -> AsyncIterator[Turn]:
+async def turn_for(message: NewMessage, asker: Asker) -> AsyncIterator[Turn]:
     """Store the message and ask the agent. Leaving the block ends the call and closes the turn.
 
     Raises:
         EdgeError: the session cannot take the message.
     """
-    opened, question = await conversations.open(message)
-    async with agent.answer(question) as answer:
-        turn = Turn(opened, answer, conversations)
-        try:
-            yield turn
-        finally:
-            await turn.close()
+    opened, question = await asker.conversations.open(asker.owner, message)
+    try:
+        async with asker.agent.answer(question, asker.caller) as answer:
+            turn = Turn(opened, answer, asker)
+            try:
+                yield turn
+            finally:
+                await turn.close()
+    except UnvouchedCallerError:
+        # Nobody was asked.
+        await asker.conversations.withdraw(opened)
+        raise

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from edge_api.conversations.library import SessionLibrary
 from edge_api.conversations.service import ConversationService
 
 
@@ -13,4 +14,11 @@ def get_conversations(request: Request) -> ConversationService:
     return service
 
 
+def get_library(request: Request) -> SessionLibrary:
+    """The library that the lifespan made."""
+    library: SessionLibrary = request.app.state.library
+    return library
+
+
 Conversations = Annotated[ConversationService, Depends(get_conversations)]
+Library = Annotated[SessionLibrary, Depends(get_library)]

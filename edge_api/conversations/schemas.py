@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NewType, TypeAlias
 
 from edge_api.agent_client.events import AgentSelected, Completed, JsonObject, Role, TokenAdded, TurnEvent, TurnId
@@ -10,9 +11,12 @@ from edge_api.errors import UpstreamError
 SessionId = NewType("SessionId", str)
 MessageId = NewType("MessageId", str)
 Status: TypeAlias = Literal["completed", "stopped", "interrupted", "failed"]
+Rating: TypeAlias = Literal["up", "down"]
 
 # Most characters kept of one answer; the agent's own log of a turn is 256 KiB.
 MAX_ANSWER_CHARACTERS = 262_144
+
+MAX_TITLE_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +30,12 @@ class NewMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """A stored message. `status` is that of the turn for answers, "completed" for what a person said."""
+class Remark:
+    """A message as far as the next answer needs it."""
 
-    id: MessageId
     role: Role
     content: str
-    status: str = "completed"
     agent: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +43,44 @@ class OpenTurn:
     """A turn that was opened: the person's message is stored, the answer is not.
 
     Attributes:
+        session_id: the conversation.
         message_id: the id that the answer will have; it also names the turn here, before the agent has named it.
+        question_id: the person's message.
         created: whether this message began the session.
-        before: the stored messages before this one, oldest first.
+        before: the newest stored messages before this one, oldest first.
         state: what the last answer left for this one.
     """
 
     session_id: SessionId
     message_id: MessageId
+    question_id: MessageId
     created: bool
-    before: Sequence[Message]
+    before: Sequence[Remark]
     state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as its owner sees it. `usage`: tokens summed over its answers."""
+
+    id: SessionId
+    title: str
+    created_at: datetime
+    last_active_at: datetime
+    expires_at: datetime
+    turns: int
+    usage: Mapping[str, int]
+    running_turn_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a user thinks of an answer."""
+
+    message_id: MessageId
+    rating: Rating
+    comment: str
+    created_at: datetime
 
 
 @dataclass(slots=True)

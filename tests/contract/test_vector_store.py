@@ -496,6 +496,15 @@ async def test_delete_by_who_may_not_read_leaves_the_document(store: VectorStore
     assert await store.collections() == {COLLECTION: 1}
 
 
+async def test_a_document_exists_whoever_may_read_it_until_it_is_deleted(store: VectorStore) -> None:
+    secret = await sample("secret", "merger", access=BOARD).put(store)
+    await sample("guide", "alpha").put(store)
+
+    assert await store.exists(secret.id)
+    assert await store.delete(secret.id, Caller("eve", TENANT, ("board",))) == 1
+    assert not await store.exists(secret.id)
+
+
 # --- by id, pages, statistics ---
 
 
@@ -505,6 +514,7 @@ async def test_unknown_ids_are_not_there(store: VectorStore, name: str) -> None:
 
     unknown = DocumentId(name)
     assert await store.info(unknown, CALLER) is None
+    assert not await store.exists(unknown)
     assert await store.document(unknown, CALLER) is None
     assert await store.delete(unknown, CALLER) is None
     assert await store.passages_of(unknown, CALLER) == []
@@ -645,6 +655,7 @@ CALLS: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
     "put": lambda store: sample("guide", "alpha").put(store),
     "delete": lambda store: store.delete(document_id("guide"), CALLER),
     "info": lambda store: store.info(document_id("guide"), CALLER),
+    "exists": lambda store: store.exists(document_id("guide")),
     "document": lambda store: store.document(document_id("guide"), CALLER),
     "page": lambda store: store.page(CALLER),
     "passages": lambda store: store.passages([], CALLER),

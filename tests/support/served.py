@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from agent_service.ports import Answerer
 from agent_service.retrieval.stores.memory import InMemoryStore
 from agent_service.rpc.interceptors import CallInterceptor
+from agent_service.rpc.tokens import TokenVerifier
 from agent_service.server import AgentServer
 from agent_service.settings import Settings
 from agent_service.turns.host import TurnHost
@@ -109,9 +110,11 @@ async def serving(
 
 
 @asynccontextmanager
-async def servicers(*add: Callable[[grpc.aio.Server], None]) -> AsyncIterator[Client]:
+async def servicers(
+    *add: Callable[[grpc.aio.Server], None], verifier: TokenVerifier | None = None
+) -> AsyncIterator[Client]:
     """Serve single servicers behind the interceptor, without the rest of the service."""
-    server = grpc.aio.server(interceptors=(CallInterceptor(),))
+    server = grpc.aio.server(interceptors=(CallInterceptor(verifier),))
     for each in add:
         each(server)
     port = server.add_insecure_port("127.0.0.1:0")

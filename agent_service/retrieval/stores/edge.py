@@ -15,7 +15,7 @@ from agent_service.errors import RetrievalUnavailableError
 from agent_service.retrieval.stores import edge_shard
 from agent_service.retrieval.stores.directory import DataDirectory
 from agent_service.retrieval.stores.payload import check_dense, check_put
-from agent_service.retrieval.stores.selection import documents_for, page_start
+from agent_service.retrieval.stores.selection import document_of_anybody, documents_for, page_start
 from agent_service.types import (
     Caller,
     CollectionName,
@@ -134,6 +134,11 @@ class EdgeStore:
         chosen = documents_for(caller, document_id=document_id)
         found = await self._call(lambda shard: edge_shard.infos(shard, chosen, start=None, limit=1))
         return found[0] if found else None
+
+    async def exists(self, document_id: DocumentId) -> bool:
+        """See `VectorStore.exists`."""
+        chosen = document_of_anybody(document_id)
+        return bool(await self._call(lambda shard: edge_shard.infos(shard, chosen, start=None, limit=1)))
 
     async def document(self, document_id: DocumentId, caller: Caller) -> StoredDocument | None:
         """See `VectorStore.document`."""

@@ -55,6 +55,11 @@ class InMemoryStore:
         found = await self.document(document_id, caller)
         return found.info if found else None
 
+    async def exists(self, document_id: DocumentId) -> bool:
+        """See `VectorStore.exists`."""
+        self._check()
+        return document_id in self._documents
+
     async def document(self, document_id: DocumentId, caller: Caller) -> StoredDocument | None:
         """See `VectorStore.document`."""
         self._check()

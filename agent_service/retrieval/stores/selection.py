@@ -58,6 +58,11 @@ def everything_of(document_id: DocumentId) -> Selection:
     return Selection({"document_id": document_id}, {})
 
 
+def document_of_anybody(document_id: DocumentId) -> Selection:
+    """A document, whoever may read it: for writing only."""
+    return Selection({"kind": DOCUMENT, "document_id": document_id}, {})
+
+
 def page_start(after: DocumentId | None) -> str | None:
     """The first point id that a page may hold; None: from the beginning.
 

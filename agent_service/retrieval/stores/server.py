@@ -13,7 +13,13 @@ from qdrant_client.http.exceptions import ApiException
 from agent_service.errors import RetrievalUnavailableError, StartupError
 from agent_service.retrieval.stores import server_calls
 from agent_service.retrieval.stores.payload import check_dense, check_put, in_order, passage_point
-from agent_service.retrieval.stores.selection import Selection, documents_for, page_start, passages_for
+from agent_service.retrieval.stores.selection import (
+    Selection,
+    document_of_anybody,
+    documents_for,
+    page_start,
+    passages_for,
+)
 from agent_service.retrieval.stores.server_models import points_of
 from agent_service.types import (
     Caller,
@@ -120,6 +126,11 @@ class ServerStore:
         async with self._asking() as client:
             found = await server_calls.infos(client, documents_for(caller, document_id=document_id), limit=1)
             return found[0] if found else None
+
+    async def exists(self, document_id: DocumentId) -> bool:
+        """See `VectorStore.exists`."""
+        async with self._asking() as client:
+            return bool(await server_calls.infos(client, document_of_anybody(document_id), limit=1))
 
     async def document(self, document_id: DocumentId, caller: Caller) -> StoredDocument | None:
         """See `VectorStore.document`."""

@@ -6,8 +6,10 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from agent_service import __main__ as main_module
 from agent_service import commands
@@ -16,6 +18,7 @@ from agent_service.rpc.ingest_client import serving
 from agent_service.settings import Settings
 from agent_service.types import Access, CollectionName
 from tests.support.processes import free_port
+from tests.support.tokens import internal_token, key_pair
 
 LUNCH = "# Lunch\n\nThe quokka canteen opens at noon.\n"
 
@@ -124,6 +127,74 @@ async def test_a_serving_agent_takes_no_documents_for_another_tenant_from_a_loca
 
     assert code == 1
     assert "document.access.tenant" in capsys.readouterr().err
+
+
+ADVICE = 'To make one: export AGENT_TOKEN="$(python -m edge_api token --tenant '
+
+
+async def test_with_a_token_documents_go_to_its_tenant_and_groups_and_are_found_with_it(
+    settings: Settings, documents: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = key_pair()
+    token = SecretStr(internal_token(private, subject="ada", tenant="acme", groups=["staff"]))
+    settings = settings.model_copy(update={"verify_key": public})
+    known = settings.model_copy(update={"token": token})
+    options = commands.IngestOptions([documents], access=Access("acme", ("staff",)))
+
+    async with served(settings):
+        assert await commands.ingest(known, options, None) == 0
+        assert await commands.search(known, "quokka canteen", 3, None) == 0
+        assert "handbook/lunch.md" in capsys.readouterr().out
+        assert await commands.search(settings, "quokka canteen", 3, None) == 0
+
+    printed = capsys.readouterr()
+    assert "Nothing found." in printed.out
+    assert ADVICE not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("given", "access", "problem", "advice"),
+    [
+        ({}, Access("acme"), "document.access.tenant: must be the caller's own tenant", "acme)"),
+        ({}, Access("ac me", ("a b",)), "document.access.tenant", "'ac me' --group 'a b')"),
+        ({"tenant": "acme"}, Access("acme", ("staff",)), "groups that the caller is in", "acme --group staff)"),
+        ({"exp": 1}, Access("default"), "UNAUTHENTICATED: the token has expired", "default)"),
+    ],
+)
+async def test_who_is_not_the_right_caller_is_told_how_to_become_it(
+    settings: Settings,
+    documents: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, Any],
+    access: Access,
+    problem: str,
+    advice: str,
+) -> None:
+    private, public = key_pair()
+    settings = settings.model_copy(update={"verify_key": public})
+    token = SecretStr(internal_token(private, **({"subject": "ada"} | given))) if given else None
+
+    async with served(settings):
+        known = settings.model_copy(update={"token": token})
+        code = await commands.ingest(known, commands.IngestOptions([documents], access=access), None)
+
+    assert code == 1
+    printed = capsys.readouterr().err
+    assert problem in printed
+    assert printed.count(f'{ADVICE}{advice}"') == 1
+
+
+async def test_a_search_with_a_token_that_is_not_taken_says_how_to_make_one(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with served(settings):
+        known = settings.model_copy(update={"token": SecretStr("x.y.z")})
+        assert await commands.search(known, "quokka", 3, None) == 1
+
+    printed = capsys.readouterr().err
+    assert "UNAUTHENTICATED: this service is not set up to verify tokens" in printed
+    assert ADVICE in printed
+    assert "x.y.z" not in printed
 
 
 async def test_a_target_without_an_agent_is_an_error(settings: Settings, documents: Path) -> None:

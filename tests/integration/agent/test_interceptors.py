@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -15,13 +15,15 @@ from answerdesk.v1 import agent_service_pb2_grpc as pb_grpc
 from answerdesk.v1 import knowledge_service_pb2 as knowledge_pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from agent_service.errors import OverloadedError
+from agent_service.errors import OverloadedError, StartupError
 from agent_service.rpc.agent_servicer import AgentServicer
-from agent_service.rpc.interceptors import LOOPBACK, CallInterceptor
+from agent_service.rpc.interceptors import LOCAL, LOOPBACK, CallInterceptor, caller_var
+from agent_service.rpc.tokens import TokenVerifier
 from agent_service.telemetry import JsonFormatter
-from agent_service.types import AgentInfo, AgentName, RequestId, Started, TurnEvent, TurnId, TurnRequest
+from agent_service.types import AgentInfo, AgentName, Caller, RequestId, Started, TurnEvent, TurnId, TurnRequest
 from tests.support.served import WAIT_S, Client, failure_of, on_one_loop, servicers, serving
 from tests.support.shelf import Shelf
+from tests.support.tokens import internal_token, key_pair
 
 SECRET = "hunter2-planted"
 
@@ -280,6 +282,122 @@ async def test_a_token_is_refused_before_an_ingestion_reads_anything(log: Log) -
         assert await served.store.collections() == {}
 
 
+PRIVATE, PUBLIC = key_pair()
+VERIFIER = TokenVerifier(PUBLIC)
+
+
+def given(authorization: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", authorization),)
+
+
+def bearer(token: str = "", **changes: Any) -> tuple[tuple[str, str], ...]:
+    return given(f"Bearer {token or internal_token(PRIVATE, **({'subject': 'ada'} | changes))}")
+
+
+@on_one_loop
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+async def test_a_token_that_is_valid_is_taken(log: Log, scheme: str) -> None:
+    async with servicers(adds(OpenTurns()), verifier=VERIFIER) as client:
+        await list_agents(client, authorization=f"{scheme} {internal_token(PRIVATE, subject='ada')}")
+
+    assert log.call("ListAgents")["code"] == "OK"
+
+
+REFUSED: dict[str, tuple[Callable[[], tuple[tuple[str, str], ...]], str]] = {
+    "expired": (lambda: bearer(exp=1), "the token has expired"),
+    "another audience": (lambda: bearer(aud="x"), "the token is not valid"),
+    "another key": (lambda: bearer(internal_token(key_pair()[0], subject="ada")), "the token is not valid"),
+    "garbage": (lambda: bearer("x.y.z"), "the token is not valid"),
+    "another scheme": (lambda: given("Basic dTpw"), "authorization must be given once"),
+    "no scheme": (lambda: given(internal_token(PRIVATE, subject="ada")), "authorization must be given once"),
+    "no token": (lambda: given("Bearer "), "authorization must be given once"),
+    "nothing": (lambda: given(""), "authorization must be given once"),
+    "twice the same": (lambda: bearer() * 2, "authorization must be given once"),
+    "two callers": (lambda: (*bearer(), *bearer(subject="bob")), "authorization must be given once"),
+}
+
+
+@on_one_loop
+@pytest.mark.parametrize("case", REFUSED)
+async def test_a_token_that_is_there_and_not_valid_is_refused_on_loopback_too(log: Log, case: str) -> None:
+    make, says = REFUSED[case]
+    metadata = make()
+    turns = OpenTurns()
+    async with servicers(adds(turns), verifier=VERIFIER) as client:
+        failures = [
+            await failure_of(client.agent.ListAgents(pb.ListAgentsRequest(), metadata=metadata, timeout=WAIT_S)),
+            await failure_of(chat(client, metadata)),
+        ]
+
+    for failure in failures:
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+        assert says in failure.message
+    assert turns.budgets == []
+    said = log.stream.getvalue() + "".join(failure.everything for failure in failures)
+    assert not any(token in said for _, value in metadata if (token := value.rpartition(" ")[2]))
+    assert [line["code"] for line in log.calls] == ["UNAUTHENTICATED", "UNAUTHENTICATED"]
+
+
+@on_one_loop
+async def test_the_log_says_what_is_wrong_with_a_token(log: Log) -> None:
+    async with servicers(adds(OpenTurns()), verifier=VERIFIER) as client:
+        await failure_of(chat(client, bearer(aud="x")))
+
+    assert log.call("Chat")["cause"] == "InvalidAudienceError"
+
+
+@on_one_loop
+async def test_without_a_token_a_caller_of_this_machine_is_local_where_tokens_are_verified_too(log: Log) -> None:
+    async with servicers(adds(OpenTurns()), verifier=VERIFIER) as client:
+        await list_agents(client)
+
+    assert log.call("ListAgents")["code"] == "OK"
+
+
+@on_one_loop
+async def test_callers_at_the_same_time_are_told_apart() -> None:
+    callers: list[Caller] = []
+
+    class Asked(OpenTurns):
+        def agents(self) -> Sequence[AgentInfo]:
+            callers.append(caller_var.get())
+            return ()
+
+    async with servicers(adds(Asked()), verifier=VERIFIER) as client:
+        tokens = [internal_token(PRIVATE, subject=f"u{n}", tenant=f"t{n}", groups=[f"g{n}"]) for n in range(20)]
+        await asyncio.gather(*(list_agents(client, authorization=f"Bearer {token}") for token in tokens))
+        await list_agents(client)
+
+    assert callers.pop() is LOCAL
+    assert set(callers) == {Caller(f"u{n}", f"t{n}", (f"g{n}",)) for n in range(20)}
+
+
+@on_one_loop
+async def test_a_verify_key_that_is_none_keeps_the_service_from_starting() -> None:
+    with pytest.raises(StartupError, match="AGENT_VERIFY_KEY"):
+        async with serving(Shelf(), verify_key=PRIVATE):
+            pass
+
+
+@on_one_loop
+@pytest.mark.parametrize(
+    ("listen", "given", "warned"),
+    [
+        ("127.0.0.1:0", {}, False),
+        ("localhost:0", {}, False),
+        ("0.0.0.0:0", {}, True),
+        ("0.0.0.0:0", {"verify_key": PUBLIC}, False),
+    ],
+)
+async def test_a_service_that_listens_for_others_and_can_know_nobody_warns_once(
+    log: Log, listen: str, given: dict[str, Any], warned: bool
+) -> None:
+    async with serving(Shelf(), listen=listen, **given):
+        warnings = [line for line in log.lines if line["level"] == "warning"]
+
+    assert ["AGENT_VERIFY_KEY" in line["message"] for line in warnings] == [True] * warned
+
+
 @pytest.mark.parametrize(
     "peer",
     [
@@ -322,15 +440,16 @@ def test_callers_of_other_machines_do(peer: str) -> None:
 class RemoteContext:
     """The context of a call from another machine, as far as the interceptor reads it."""
 
-    def __init__(self, peer: str) -> None:
+    def __init__(self, peer: str, *metadata: tuple[str, str]) -> None:
         self._peer = peer
+        self._metadata = metadata
         self.aborted: Any = None
 
     def peer(self) -> str:
         return self._peer
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
+        return self._metadata
 
     async def abort_with_status(self, status: Any) -> NoReturn:
         self.aborted = status
@@ -357,6 +476,25 @@ async def test_a_call_from_another_machine_is_refused_before_its_handler_runs(lo
     assert context.aborted.code is grpc.StatusCode.UNAUTHENTICATED
     assert ran == []
     assert log.call("ListAgents")["code"] == "UNAUTHENTICATED"
+
+
+async def test_a_call_from_another_machine_with_a_token_is_its_callers() -> None:
+    callers = []
+
+    async def handler(request: object, context: object) -> None:
+        callers.append(caller_var.get())
+
+    async def continuation(details: object) -> Any:
+        return grpc.unary_unary_rpc_method_handler(handler)
+
+    details: Any = SimpleNamespace(method="/answerdesk.v1.AgentService/ListAgents", invocation_metadata=())
+    wrapped: Any = await CallInterceptor(VERIFIER).intercept_service(continuation, details)
+
+    await wrapped.unary_unary(b"", RemoteContext("ipv4:10.0.0.1:5000", *bearer(tenant="acme")))
+    with pytest.raises(grpc.aio.AbortError):
+        await wrapped.unary_unary(b"", RemoteContext("ipv4:10.0.0.1:5000"))
+
+    assert callers == [Caller("ada", "acme")]
 
 
 # --- what passes through ---

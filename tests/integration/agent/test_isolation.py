@@ -1,6 +1,6 @@
 """Documents of another tenant, and of groups that the caller is not in, show nowhere.
 
-Tokens come later: the parts below the servicers are driven with different callers.
+The parts below the servicers, driven with different callers; `test_callers.py` goes over a channel, with tokens.
 """
 
 import uuid

@@ -18,6 +18,7 @@ from agent_service.rpc.convert_knowledge import (
     page_from_proto,
     search_from_proto,
 )
+from agent_service.rpc.interceptors import LOCAL
 from agent_service.types import (
     Access,
     Caller,
@@ -106,8 +107,17 @@ def test_a_document_belongs_to_its_callers_tenant_by_default() -> None:
     document = knowledge_pb.Document(uri="u", collection="billing", title="T", text="x")
 
     assert document_from_proto(document, CALLER) == SourceDocument(
-        "u", CollectionName("billing"), "T", "x", Access("acme", ())
+        "u", CollectionName("billing"), "T", "x", Access("acme", ()), CALLER
     )
+
+
+def test_a_document_is_written_with_its_callers_rights_and_the_operators_without_a_token() -> None:
+    document = knowledge_pb.Document(uri="u", collection="billing", title="T", text="x")
+    same_names = Caller(LOCAL.subject, LOCAL.tenant)
+    assert same_names == LOCAL
+
+    assert document_from_proto(document, LOCAL).writer is None
+    assert document_from_proto(document, same_names).writer is same_names
 
 
 def test_a_document_keeps_its_groups() -> None:
@@ -129,7 +139,7 @@ def test_a_document_for_another_tenant_is_refused() -> None:
 def test_a_document_that_is_sent_arrives_as_it_was(uri: str, title: str, text: str, groups: list[str]) -> None:
     clean = [value.encode("utf-8", "replace").decode() for value in (uri, title, text, *groups)]
     access = Access("acme", tuple(clean[3:]))
-    document = SourceDocument(clean[0], CollectionName("billing"), clean[1], clean[2], access)
+    document = SourceDocument(clean[0], CollectionName("billing"), clean[1], clean[2], access, CALLER)
 
     wire = knowledge_pb.Document.FromString(document_to_proto(document).SerializeToString())
 

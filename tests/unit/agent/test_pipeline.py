@@ -132,6 +132,69 @@ async def test_ingest_says_created_where_the_new_readers_could_not_see_the_old_v
     assert await store.collections() == {"billing": 1}
 
 
+WRITER = Caller("ada", "acme", ("staff", "board"))
+STAFF_ONLY, OPEN = Access("acme", ("staff",)), Access("acme")
+
+
+@pytest.mark.parametrize(
+    ("before", "writer", "after"),
+    [
+        (None, WRITER, OPEN),
+        (None, WRITER, STAFF_ONLY),
+        (OPEN, WRITER, STAFF_ONLY),
+        (STAFF_ONLY, WRITER, OPEN),
+        (STAFF_ONLY, WRITER, Access("acme", ("board",))),
+        (Access("acme", ("legal", "staff")), WRITER, STAFF_ONLY),
+        (STAFF_ONLY, None, OPEN),
+        (STAFF_ONLY, None, Access("acme", ("legal",))),
+    ],
+)
+async def test_who_may_read_a_document_may_replace_it_and_the_operator_may_replace_any(
+    store: InMemoryStore, pipeline: IngestPipeline, before: Access | None, writer: Caller | None, after: Access
+) -> None:
+    if before:
+        await pipeline.ingest(replace(DOCUMENT, access=before))
+
+    done = await pipeline.ingest(replace(DOCUMENT, text="New.\n", access=after, writer=writer))
+
+    assert done.document.access == after
+    assert await store.collections() == {"billing": 1}
+
+
+@pytest.mark.parametrize("after", [OPEN, Access("acme", ("sales",))])
+@pytest.mark.parametrize("text", [TEXT, "Forged.\n"])
+async def test_what_a_writer_cannot_read_they_cannot_replace(
+    store: InMemoryStore, pipeline: IngestPipeline, after: Access, text: str
+) -> None:
+    kept = (await pipeline.ingest(replace(DOCUMENT, access=STAFF_ONLY))).document
+
+    with pytest.raises(InvalidRequestError) as refused:
+        await pipeline.ingest(replace(DOCUMENT, text=text, access=after, writer=Caller("eve", "acme", ("sales",))))
+
+    assert str(refused.value) == "document.uri: is taken in this collection; choose another"
+    stored = await store.document(kept.id, WRITER)
+    assert stored is not None
+    assert (stored.info, stored.text) == (kept, TEXT)
+
+
+@pytest.mark.parametrize("groups", [("legal",), ("legal", "staff")])
+async def test_a_writer_gives_documents_to_their_own_groups_only(
+    store: InMemoryStore, pipeline: IngestPipeline, groups: tuple[str, ...]
+) -> None:
+    document = replace(DOCUMENT, access=Access("acme", groups))
+
+    with pytest.raises(InvalidRequestError) as refused:
+        await pipeline.ingest(replace(document, writer=WRITER))
+    assert [violation.field for violation in refused.value.violations] == ["document.access.groups"]
+    assert await store.collections() == {}
+
+    # Nor do they learn whether it is there already.
+    await pipeline.ingest(document)
+    with pytest.raises(InvalidRequestError) as again:
+        await pipeline.ingest(replace(document, writer=WRITER))
+    assert str(again.value) == str(refused.value)
+
+
 async def test_order_and_repetition_of_groups_mean_nothing(pipeline: IngestPipeline) -> None:
     first = await pipeline.ingest(replace(DOCUMENT, access=Access("acme", ("b", "a", "b"))))
 

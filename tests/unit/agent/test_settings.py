@@ -65,6 +65,8 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "AGENT_DATA_DIR": ("/srv/agent", "data_dir", Path("/srv/agent")),
     "AGENT_LOG_LEVEL": ("DEBUG", "log_level", "DEBUG"),
     "AGENT_ROSTER": ("/etc/roster.toml", "roster", Path("/etc/roster.toml")),
+    "AGENT_VERIFY_KEY": ("/etc/agent-verify.pem", "verify_key", "/etc/agent-verify.pem"),
+    "AGENT_TOKEN": ("a.b-c_d.e", "token", SecretStr("a.b-c_d.e")),
     "AGENT_MODEL_PROVIDER": ("offline", "model_provider", "offline"),
     "AGENT_OPENAI_API": ("chat_completions", "openai_api", "chat_completions"),
     "AGENT_MODEL": ("large", "model", "large"),
@@ -107,6 +109,11 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
 
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(monkeypatch, {"EDGE_PORT": "x", "AGENTS_HOME": "y", "OPENAI_ORG_ID": "z"}) == load_settings({})
+
+
+@pytest.mark.parametrize("token", ["a b", "a\nb", " a", "a\n", "\u00e9"])
+def test_a_token_that_cannot_go_into_a_header_is_a_start_up_error(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    assert problem(monkeypatch, AGENT_TOKEN=token) == "AGENT_TOKEN: must be one token, without spaces and line ends"
 
 
 # --- the provider ---

@@ -1,0 +1,78 @@
+"""Stores ended turns: whatever becomes of the request that waits for it, and while the database is away."""
+
+import asyncio
+import logging
+
+from edge_api.conversations.schemas import Draft, OpenTurn
+from edge_api.conversations.service import ConversationService
+from edge_api.errors import StorageUnavailableError
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 5.0
+"""How long the person waits for the database before they are told that it is away."""
+
+KEEP_TRYING_S = 60.0
+PAUSES_S = (0.1, 0.3, 1.0, 2.0)
+"""Between tries; the last one again and again."""
+
+
+class Recorder:
+    """Writes turns down. A write that was begun outlives the one who waits for it."""
+
+    def __init__(self, conversations: ConversationService, *, patience_s: float = PATIENCE_S) -> None:
+        self._conversations = conversations
+        self._patience_s = patience_s
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def store(self, turn: OpenTurn, answer: Draft) -> None:
+        """Store an answer as far as it came; forget the message of a turn that never began.
+
+        Raises:
+            StorageUnavailableError: the database is away. It is tried for another while.
+        """
+        task = asyncio.create_task(self._store(turn, answer))
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+        # Unlike a timeout, this leaves the task alone when the one who waits is cancelled.
+        done, _ = await asyncio.wait({task}, timeout=self._patience_s)
+        if not done:
+            raise StorageUnavailableError("the answer is not stored yet: the database does not answer")
+        task.result()
+
+    async def close(self, timeout_s: float) -> None:
+        """Wait for the writes that are under way."""
+        if self._writing:
+            _, late = await asyncio.wait(self._writing, timeout=timeout_s)
+            if late:
+                log.error("answers were not stored before the end", extra={"answers": len(late)})
+            for task in late:
+                task.cancel()
+
+    async def _store(self, turn: OpenTurn, answer: Draft) -> None:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + KEEP_TRYING_S
+        pauses = iter(PAUSES_S)
+        pause_s = PAUSES_S[0]
+        while True:
+            try:
+                await self._write(turn, answer)
+                return
+            except StorageUnavailableError:
+                pause_s = next(pauses, pause_s)
+                if loop.time() + pause_s > end_s:
+                    log.exception("an answer was not stored", extra={"turn_id": answer.turn_id})
+                    raise
+                await asyncio.sleep(pause_s)
+
+    async def _write(self, turn: OpenTurn, answer: Draft) -> None:
+        if answer.turn_id is None:
+            await self._conversations.withdraw(turn)
+        elif not await self._conversations.close(turn, answer):
+            log.info("an answer came for a session that was emptied or deleted", extra={"turn_id": answer.turn_id})
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            # Else asyncio complains about a failure that nobody waited for; it is in the log.
+            task.exception()
