@@ -1,7 +1,7 @@
 # Recipes are one line that calls a tool; logic lives in Python. `make run` and `make test` need Python 3.11+ and make.
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check fmt fmt-check lint types imports proto proto-lint proto-breaking proto-check \
-        proto-accept cov e2e faults eval ingest lock tools clean
+        proto-accept cov e2e faults eval ingest migrate audit secrets lock tools clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 TOOLS := .tools
 BUF := tests/support/tools/node_modules/.bin/buf
 GRPCURL_VERSION := v1.9.3
+GITLEAKS_VERSION := v8.30.1
 CODE := agent_service edge_api tests deploy
 
 help: ## Show this list
@@ -35,6 +36,9 @@ run: $(VENV)/.run ## Serve both services with the sample documents until Ctrl-C
 
 ingest: $(VENV)/.run ## Load documents: make ingest DOCS=path/to/folder
 	$(BIN)/python -m agent_service ingest $(or $(DOCS),examples/knowledge)
+
+migrate: $(VENV)/.run ## Bring the edge's database (EDGE_DATABASE_URL) to this version's schema
+	@$(BIN)/python -m edge_api migrate
 
 test: $(VENV)/.dev ## Unit, contract and integration tests
 	$(BIN)/python -m pytest -m "not e2e and not faults"
@@ -81,7 +85,7 @@ proto-breaking: $(BUF) ## Does the contract break clients of the last accepted o
 proto-accept: $(BUF) ## Accept the contract as it is now
 	$(BUF) build -o protos/baseline.binpb
 
-tools: $(BUF) $(TOOLS)/bin/grpcurl ## buf (npm) and grpcurl (go), pinned
+tools: $(BUF) $(TOOLS)/bin/grpcurl $(TOOLS)/bin/gitleaks ## buf (npm), grpcurl and gitleaks (go), pinned
 
 $(BUF): tests/support/tools/package-lock.json
 	npm install --prefix tests/support/tools
@@ -89,6 +93,15 @@ $(BUF): tests/support/tools/package-lock.json
 
 $(TOOLS)/bin/grpcurl:
 	GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+$(TOOLS)/bin/gitleaks:
+	GOBIN=$(CURDIR)/$(TOOLS)/bin go install github.com/zricethezav/gitleaks/v8@$(GITLEAKS_VERSION)
+
+audit: $(VENV)/.dev ## Known vulnerabilities in what is locked
+	$(BIN)/python -m tests.support.audit requirements/run.txt
+
+secrets: $(VENV)/.dev $(TOOLS)/bin/gitleaks ## Secrets in the tracked files and in every commit
+	$(BIN)/python -m tests.support.secret_scan
 
 eval: $(VENV)/.dev ## Quality of routing and abstention: make eval DATA=folder
 	$(BIN)/python -m tests.evals.support $(DATA)

@@ -171,9 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
         reply = state.reply or Reply(body=json.dumps({"keys": state.keys}).encode())
         state.closing.wait(reply.delay_s)
         self.send_response(reply.status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(reply.body))}.items():
-            self.send_header(name, value)
-        for name, value in reply.headers.items():
+        usual = {"Content-Type": "application/json", "Content-Length": str(len(reply.body))}
+        for name, value in (usual | reply.headers).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(reply.body)

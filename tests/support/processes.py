@@ -120,6 +120,8 @@ class Pair:
             "AGENT_DRAIN_S": "2",
             "EDGE_AGENT_TARGET": self.agent_target,
             "EDGE_PORT": str(self.edge_port),
+            "EDGE_DATA_DIR": str(self.folder / "edge"),
+            "EDGE_RATE_LIMIT": "off",
         }
         environment = common | dict(self.settings)
         load = ["--load", str(self.documents)] if self.documents else []
@@ -132,6 +134,12 @@ class Pair:
             return httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
+
+    def guest(self) -> dict[str, str]:
+        """The headers of a new guest."""
+        response = httpx.post(f"{self.url}/api/auth/guest", timeout=10, trust_env=False)
+        assert response.status_code == 201, response.text
+        return {"Authorization": f"Bearer {response.json()['access_token']}"}
 
     def wait_ready(self, timeout_s: float = READY_S) -> float:
         """Wait until both can be used. Returns the seconds it took."""

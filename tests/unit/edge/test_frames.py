@@ -18,7 +18,7 @@ from edge_api.chat.stream import event_frame, frame
 from edge_api.conversations.schemas import MessageId, OpenTurn, SessionId
 from tests.unit.edge.sse_parser import parse
 
-OPENED = OpenTurn(SessionId("s"), MessageId("m"), created=True, before=(), state=b"")
+OPENED = OpenTurn(SessionId("s"), MessageId("m"), MessageId("q"), created=True, before=(), state=b"")
 COMPLETED = Completed(
     sequence=7,
     status="completed",

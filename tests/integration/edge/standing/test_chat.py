@@ -248,7 +248,7 @@ async def test_an_unknown_session_is_404(
 
 async def test_an_idle_session_expires(edge: Edge) -> None:
     session = (await edge.http.post("/api/chat", json={"message": "hello"})).json()["session_id"]
-    edge.clock.now_s += 2_592_001
+    edge.clock.pass_s(2_592_001)
 
     response = await edge.http.post(f"/api/chat/{session}", json={"message": "hello"})
 
