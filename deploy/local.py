@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from edge_api.agent_client.signing import SIGNING_KEY_FILE, CallerSigner, generate_signing_key
+
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "examples" / "knowledge"
 
@@ -61,6 +63,27 @@ def service_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return environment
 
 
+def with_keys(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same with a key pair of this machine, so that tenants and groups of callers reach the agent service.
+
+    Made once under the edge's data directory; nothing is made where either key is set.
+    """
+    if environment.get("EDGE_AGENT_SIGNING_KEY") or environment.get("AGENT_VERIFY_KEY"):
+        return dict(environment)
+    folder = ROOT / (environment.get("EDGE_DATA_DIR") or ".data/edge")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private, public = folder / SIGNING_KEY_FILE, folder / "agent-verify-key.pem"
+    if not private.exists():
+        # Readable by nobody else from its first moment on, and never half written.
+        fresh = private.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(generate_signing_key())
+        fresh.rename(private)
+    public.write_text(CallerSigner(str(private)).public_key_pem(), encoding="ascii")
+    return {**environment, "EDGE_AGENT_SIGNING_KEY": str(private), "AGENT_VERIFY_KEY": str(public)}
+
+
 def edge_url(environ: Mapping[str, str]) -> str:
     """Where the edge listens, as a person on this machine reaches it. Empty variables count as unset."""
     host = environ.get("EDGE_HOST") or "127.0.0.1"
@@ -81,9 +104,11 @@ def is_ready(url: str) -> bool:
 def banner(url: str, seconds: float) -> str:
     """What a person reads when everything is up."""
     question = '\'{"message":"What does the Enterprise plan cost?"}\''
+    cut = "sed 's/.*\"access_token\":\"//; s/\".*//'"
     return (
         f"\nAnswerdesk is ready at {url} (after {seconds:.1f} s). Ctrl-C stops it.\n\n"
-        f"  curl -N {url}/chat -H 'Content-Type: application/json' -d {question}\n"
+        f"  TOKEN=$(curl -sX POST {url}/api/auth/guest | {cut})\n"
+        f'  curl -N {url}/chat -H "Authorization: Bearer $TOKEN" -H \'Content-Type: application/json\' -d {question}\n'
         f"  API description: {url}/docs\n"
     )
 
@@ -128,6 +153,7 @@ def run(environ: Mapping[str, str], stop: Stop) -> int:
             return 1
     url = edge_url(environment)
     print(f"Answerdesk is starting; loading {SAMPLES.relative_to(ROOT)} ...", flush=True)  # noqa: T201
+    environment = with_keys(environment)
     services = [
         Service("agent service", ["-m", "agent_service", "serve", "--load", str(SAMPLES)], environment),
         Service("edge", ["-m", "edge_api", "serve"], environment),

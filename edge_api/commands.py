@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from edge_api.agent_client.signing import Caller, CallerSigner
+from edge_api.agent_client.signing import SIGNING_KEY_FILE, Caller, CallerSigner
 from edge_api.auth.administration import AccountAdministration, Change
 from edge_api.auth.passwords import Passwords
 from edge_api.db import Database
@@ -15,9 +15,6 @@ from edge_api.errors import EdgeError, StartupError
 from edge_api.migrations import schema
 from edge_api.settings import Settings
 from edge_api.wiring import open_database
-
-SIGNING_KEY_FILE = "agent-signing-key.pem"
-"""Where `make run` keeps its key, under the data directory."""
 
 MAX_TTL_S = 3_600.0
 REMEDIES = {

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import DateTime, Dialect, MetaData, Text, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -108,7 +108,8 @@ class Database:
         except (OperationalError, InterfaceError, PoolTimeoutError, TimeoutError, OSError) as err:
             raise _unavailable(err) from err
         except DBAPIError as err:
-            if err.connection_invalidated:
+            # `DatabaseError`, and none of its kinds, is how SQLite says that the file is damaged, or no database.
+            if err.connection_invalidated or type(err) is DatabaseError:
                 raise _unavailable(err) from err
             raise
 

@@ -56,3 +56,5 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    # It tells of every connection that it looks at; what was migrated is told by us.
+    logging.getLogger("alembic").setLevel(logging.WARNING)

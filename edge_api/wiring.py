@@ -133,10 +133,13 @@ async def running_parts(settings: Settings, secrets: Secrets, clock: Clock = utc
 async def _prepare(database: Database, library: SessionLibrary) -> None:
     """Migrate the database of one machine, and end what an earlier process left running."""
     try:
-        if await schema.state(database) == "schema_newer":
+        found = await schema.state(database)
+        if found == "schema_newer":
             log.error("the database was made by a newer version of this edge; not ready")
             return
-        await schema.upgrade(database)
+        if found != "ok":
+            await schema.upgrade(database)
+            log.info("migrated", extra={"revision": schema.head()})
         await library.recover()
     except StorageUnavailableError as err:
         cause = type(err.__cause__).__name__

@@ -18,7 +18,7 @@ from edge_api.agent_client.answer import Answer
 from edge_api.agent_client.decode import decoding
 from edge_api.agent_client.events import Health, JsonObject, NewDocument, Question
 from edge_api.agent_client.signing import Caller, CallerSigner
-from edge_api.errors import EdgeError, UnvouchedCallerError, UpstreamError
+from edge_api.errors import EdgeError, InvalidCursorError, UnvouchedCallerError, UpstreamError
 from edge_api.telemetry import request_id_var
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,13 @@ class AgentClient:
         """`signer` None: the agent on this machine serves every call as the same local caller."""
         self._agent = pb_grpc.AgentServiceStub(channel)
         self._knowledge = pb_knowledge_grpc.KnowledgeServiceStub(channel)
+        # One request, though the method takes many: where an agent refuses a call before it has read a request,
+        # grpc's writer of requests fails, too, and its INTERNAL may take the place of the status that was sent.
+        self._ingest_one = channel.unary_stream(
+            f"/{SERVICES['knowledge']}/IngestDocuments",
+            request_serializer=pb_knowledge.IngestDocumentsRequest.SerializeToString,
+            response_deserializer=pb_knowledge.IngestDocumentsResponse.FromString,
+        )
         # Its stubs describe no methods.
         self._health: Any = health_pb2_grpc.HealthStub(channel)
         self._signer = signer
@@ -127,12 +134,19 @@ class AgentClient:
         """A page of documents that the caller may read, ordered by id; empty `collection`: all of them.
 
         Raises:
+            InvalidCursorError: no page of this list gave it.
             UpstreamError: the call failed.
         """
         request = pb_knowledge.ListDocumentsRequest(collection=collection, page_size=limit, page_token=cursor)
         metadata = self._metadata(caller)
-        with decoding():
-            reply = await self._knowledge.ListDocuments(request, timeout=UNARY_TIMEOUT_S, metadata=metadata)
+        try:
+            with decoding():
+                reply = await self._knowledge.ListDocuments(request, timeout=UNARY_TIMEOUT_S, metadata=metadata)
+        except UpstreamError as err:
+            # Our callers know it by another name.
+            if any(field == "page_token" for field, _ in err.field_violations):
+                raise InvalidCursorError("is no cursor of this list") from None
+            raise
         return convert.documents_from_proto(reply)
 
     async def document(self, document_id: str, version: str, caller: Caller) -> JsonObject:
@@ -154,11 +168,10 @@ class AgentClient:
             DocumentRejectedError: it breaks a rule.
             UpstreamError: the call failed.
         """
-        requests = iter((convert.document_to_proto(document),))
+        request = convert.document_to_proto(document)
         metadata = self._metadata(caller)
         with decoding():
-            call = self._knowledge.IngestDocuments(requests, timeout=INGEST_TIMEOUT_S, metadata=metadata)
-            async for answer in call:
+            async for answer in self._ingest_one(request, timeout=INGEST_TIMEOUT_S, metadata=metadata):
                 return convert.ingested_from_proto(answer)
         raise UpstreamError("INTERNAL", message="a document was not answered")
 

@@ -28,6 +28,9 @@ ISSUER = "answerdesk-edge"
 AUDIENCE = "answerdesk-agent"
 TTL_S = 60.0
 
+SIGNING_KEY_FILE = "agent-signing-key.pem"
+"""Where `make run` keeps its key, under the edge's data directory."""
+
 VARIABLE = "EDGE_AGENT_SIGNING_KEY"
 # 32 bytes in base64 or base64url.
 SEED = re.compile(r"[A-Za-z0-9+/_-]{43}=?")

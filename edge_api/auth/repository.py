@@ -68,6 +68,15 @@ class AccountRepository:
         wanted = select(User).where(User.username_key == username_key)
         return (await self._session.execute(wanted)).scalar_one_or_none()
 
+    async def unchanged(self, user: User) -> User | None:
+        """The account, locked until the unit of work ends; None: disabled, gone, or with another password since."""
+        wanted = (
+            select(User)
+            .where(User.id == user.id, User.password_hash == user.password_hash, User.disabled.is_(False))
+            .with_for_update()
+        )
+        return (await self._session.execute(wanted)).scalar_one_or_none()
+
     async def by_id(self, user_id: UserId) -> User | None:
         """The account."""
         return await self._session.get(User, user_id)
@@ -77,15 +86,16 @@ class AccountRepository:
         wanted = select(User).where(User.username_key.is_not(None)).order_by(User.username_key)
         return (await self._session.execute(wanted)).scalars().all()
 
-    async def set_password(self, user_id: UserId, password_hash: str) -> None:
-        """Replace the stored hash."""
-        await self._session.execute(update(User).where(User.id == user_id).values(password_hash=password_hash))
+    async def forget_expired(self, *, now: datetime, limit: int) -> int:
+        """Delete guests whose time is over, with all they said, and refresh tokens. Returns how many guests.
 
-    async def forget_expired(self, *, now: datetime) -> int:
-        """Delete guests whose time is over, with all they said, and refresh tokens. Returns how many guests."""
+        Several edges may do this at once: each takes others. `limit`: most guests.
+        """
         await self._session.execute(delete(RefreshToken).where(RefreshToken.expires_at <= now))
-        gone = delete(User).where(User.guest, User.expires_at <= now).returning(User.id)
-        return len((await self._session.execute(gone)).all())
+        over = select(User.id).where(User.guest, User.expires_at <= now).limit(limit)
+        ended = (await self._session.execute(over.with_for_update(skip_locked=True))).scalars().all()
+        await self._session.execute(delete(User).where(User.id.in_(ended)))
+        return len(ended)
 
     async def _add_external(self, principal: Principal, now: datetime) -> User | None:
         user = User(
@@ -142,8 +152,11 @@ class RefreshTokenRepository:
         # One use at a time for a user: else a chain could grow while another request revokes it.
         owner = select(User).where(User.id == found.user_id).with_for_update()
         user = (await self._session.execute(owner)).scalar_one_or_none()
-        await self._session.refresh(found)
-        if found.revoked_at is not None or found.expires_at <= now or user is None or not _usable(user, now):
+        # Read again: the lock may have been waited for, and the token swept away meanwhile.
+        found = (await self._session.execute(wanted.execution_options(populate_existing=True))).scalar_one_or_none()
+        if found is None or found.revoked_at is not None or found.expires_at <= now:
+            raise InvalidRefreshTokenError("sign in again")
+        if user is None or not _usable(user, now):
             raise InvalidRefreshTokenError("sign in again")
         if found.used_at is not None:
             await self._revoke(found.family_id, now)

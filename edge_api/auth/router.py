@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Cookie, Form, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import JSONResponse
 
 from edge_api.auth.dependencies import Accounts, CurrentPrincipal, GuardedRoute, Limits, address_of
@@ -16,7 +16,6 @@ COOKIE_PATH = "/api/auth"
 router = APIRouter(prefix="/api/auth", tags=["accounts"])
 guarded = APIRouter(prefix="/api/auth", tags=["accounts"], route_class=GuardedRoute)
 
-RefreshCookie = Annotated[str | None, Cookie(alias=COOKIE, include_in_schema=False)]
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -66,19 +65,19 @@ async def guest(request: Request, accounts: Accounts, limits: Limits) -> Respons
     response_model=TokenReply,
     responses=problem_responses(401, 403, 429, 503),
 )
-async def refresh(request: Request, accounts: Accounts, limits: Limits, token: RefreshCookie = None) -> Response:
+async def refresh(request: Request, accounts: Accounts, limits: Limits) -> Response:
     """Uses up the refresh cookie and sets the next one. A cookie that was used before ends the whole sign-in."""
     require_own_origin(request, request.app.state.origins)
     await limits.hit("address", address_of(request))
-    return _tokens(await accounts.refresh(token))
+    return _tokens(await accounts.refresh(request.cookies.get(COOKIE)))
 
 
 @router.post("/logout", summary="Sign out", status_code=204, responses=problem_responses(403, 429, 503))
-async def logout(request: Request, accounts: Accounts, limits: Limits, token: RefreshCookie = None) -> Response:
+async def logout(request: Request, accounts: Accounts, limits: Limits) -> Response:
     """Ends every refresh token of this sign-in and removes the cookie. The access token runs out by itself."""
     require_own_origin(request, request.app.state.origins)
     await limits.hit("address", address_of(request))
-    await accounts.logout(token)
+    await accounts.logout(request.cookies.get(COOKIE))
     response = Response(status_code=204, headers=NO_STORE)
     response.delete_cookie(COOKIE, path=COOKIE_PATH, secure=True, httponly=True, samesite="strict")
     return response

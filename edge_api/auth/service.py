@@ -84,9 +84,12 @@ class AccountService:
         if user is None or not checked.ok or user.disabled:
             raise InvalidCredentialsError("the name or the password is wrong")
         async with self._database.unit_of_work() as unit:
-            if checked.new_hash is not None:
-                await AccountRepository(unit).set_password(UserId(user.id), checked.new_hash)
-            return self._granted(unit, user, str(uuid.uuid4()))
+            current = await AccountRepository(unit).unchanged(user)
+            if current is not None:
+                current.password_hash = checked.new_hash or current.password_hash
+                return self._granted(unit, current, str(uuid.uuid4()))
+        # Overtaken while the password was compared: by an operator, or by a sign-in that replaced the hash.
+        return await self.login(username, password)
 
     async def refresh(self, token: str | None) -> Grant:
         """Exchange a refresh token for new tokens.

@@ -16,6 +16,25 @@ from edge_api.problem import problem_responses
 
 router = APIRouter(tags=["chat"], route_class=ChatRoute)
 
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "Its number; an `error` has none."},
+        "event": {"type": "string"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "type": "object",
+                "required": ["type"],
+                "properties": {"type": {"type": "string"}, "sequence": {"type": "integer", "minimum": 1}},
+            },
+        },
+    },
+}
+"""One event, as OpenAPI 3.2 and FastAPI describe them: a schema of the whole stream would say no more than "text"."""
+
 STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
     **problem_responses(404, 409, 413, 415, 422, 502, 503, 504),
     200: {
@@ -24,7 +43,7 @@ STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
             "or one `error` (a problem document). Each has one line of JSON data with `type` and `sequence`, which is "
             "also its id. Skip types you do not know."
         ),
-        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        "content": {EVENT_STREAM: {"itemSchema": EVENT}},
     },
 }
 JSON_BODY = [Depends(require_json)]

@@ -148,8 +148,7 @@ class SessionLibrary:
         sessions = await self._expire()
         async with self._database.unit_of_work() as unit:
             await self._sessions(unit).forget_expired(before=now - TOMBSTONE)
-            accounts = await AccountRepository(unit).forget_expired(now=now)
-        return Swept(sessions, turns, accounts)
+        return Swept(sessions, turns, await self._forget_accounts())
 
     async def sweep_for_ever(self) -> None:
         """Sweep about once a minute; edges that started together do not stay together."""
@@ -171,6 +170,15 @@ class SessionLibrary:
         while True:
             async with self._database.unit_of_work() as unit:
                 found = await self._sessions(unit).expire(limit=SWEEP_BATCH)
+            total += found
+            if found < SWEEP_BATCH:
+                return total
+
+    async def _forget_accounts(self) -> int:
+        total = 0
+        while True:
+            async with self._database.unit_of_work() as unit:
+                found = await AccountRepository(unit).forget_expired(now=self._clock(), limit=SWEEP_BATCH)
             total += found
             if found < SWEEP_BATCH:
                 return total

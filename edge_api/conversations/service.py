@@ -9,13 +9,10 @@ from edge_api.agent_client.events import Question, Said, TurnId
 from edge_api.auth.repository import AccountRepository
 from edge_api.auth.schemas import Principal
 from edge_api.conversations.repository.sessions import SessionRepository
-from edge_api.conversations.repository.turns import MAX_HISTORY_MESSAGES, TurnRepository
+from edge_api.conversations.repository.turns import MAX_HISTORY_MESSAGES, MAX_MESSAGE_CHARACTERS, TurnRepository
 from edge_api.conversations.schemas import Draft, NewMessage, OpenTurn, Remark, SessionId
 from edge_api.conversations.titles import title_of
 from edge_api.db import Clock, Database, utc_now
-
-# Bounds of ChatRequest.history in the protocol.
-MAX_MESSAGE_CHARACTERS = 32_000
 
 CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English; the agent counts what it really sends."""
@@ -76,8 +73,11 @@ class ConversationService:
             session.title = session.title or title_of(message.content)
             characters = rules.history_tokens * CHARACTERS_PER_TOKEN
             session_id = SessionId(session.id)
-            before = [] if message.session_id is None else await turns.history(session_id, characters=characters)
-            state = b"" if message.session_id is None else await turns.state(session_id)
+            before: list[Remark] = []
+            state = b""
+            if message.session_id is not None:
+                before = await turns.history(session_id, characters=characters)
+                state = await turns.state(session_id)
             budget = timedelta(seconds=rules.turn_timeout_s + TURN_MARGIN_S)
             turn = await turns.open(session, message, created=message.session_id is None, budget=budget)
         question = Question(

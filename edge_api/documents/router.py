@@ -21,12 +21,15 @@ WRITING = problem_responses(404, 409, 413, 415, 422, 502, 503, 504)
 Collection = Annotated[str, Query(min_length=1, max_length=64)]
 DocumentId = Annotated[str, Path(min_length=1, max_length=128)]
 
+MAX_QUERY_CHARACTERS = 2_000
+"""A character takes up to 12 bytes of a request line, and servers refuse long lines: ours at 64 KiB."""
+
 
 @router.get("/api/search", summary="Search passages", response_model=SearchReply, responses=READING)
 async def search(
     agent: Agent,
     caller: CurrentCaller,
-    q: Annotated[str, Query(min_length=1, max_length=8_000, description="The question.")],
+    q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="The question.")],
     collection: Annotated[
         list[Collection] | None, Query(max_length=16, description="Search only these. Default: all.")
     ] = None,

@@ -51,7 +51,8 @@ async def state(database: Database) -> SchemaState:
             found = await _revision(session)
     except TimeoutError:
         return "timeout"
-    except StorageUnavailableError:
+    except (StorageUnavailableError, DBAPIError):
+        # Also where we may not read the table, or it is not Alembic's.
         return "unreachable"
     if found == head():
         return "ok"

@@ -45,7 +45,8 @@ def test_a_second_agent_on_the_same_port_is_refused(pair: Pair, tmp_path: Path) 
 
 
 def test_a_second_edge_on_the_same_port_is_refused(pair: Pair, tmp_path: Path) -> None:
-    edge = Process(["-m", "edge_api", "serve"], {"EDGE_PORT": str(pair.edge_port)}, tmp_path / "edge.log").start()
+    environment = {"EDGE_PORT": str(pair.edge_port), "EDGE_DATA_DIR": str(tmp_path / "edge")}
+    edge = Process(["-m", "edge_api", "serve"], environment, tmp_path / "edge.log").start()
 
     assert edge.wait(60) == 2
     assert "EDGE_PORT" in edge.output()
@@ -79,6 +80,7 @@ def test_an_agent_that_goes_and_comes_back_needs_no_restart_of_the_edge(tmp_path
         pair.edge.start()
         with httpx.Client(base_url=pair.url, timeout=30) as http:
             assert is_ready_within(lambda: http.get("/livez").status_code == 200)
+            http.headers.update(pair.guest())
             down = http.post("/api/chat", json={"message": "Do you comply with GDPR?"})
             ready = http.get("/readyz")
             pair.agent.start()
@@ -120,6 +122,7 @@ def local_run(tmp_path: Path) -> tuple[Process, Pair]:
     environment = {
         "AGENT_DATA_DIR": str(tmp_path / "agent"),
         "AGENT_LISTEN": ports.agent_target,
+        "EDGE_DATA_DIR": str(tmp_path / "edge"),
         "EDGE_PORT": str(ports.edge_port),
         "PYTHONUNBUFFERED": "1",
     }
@@ -130,7 +133,7 @@ def test_make_run_is_ready_with_the_samples_and_ctrl_c_stops_both(tmp_path: Path
     run, ports = local_run(tmp_path)
     try:
         assert is_ready_within(lambda: f"Answerdesk is ready at {ports.url}" in run.output())
-        found = httpx.get(f"{ports.url}/api/search", params={"q": "GDPR"}).json()
+        found = httpx.get(f"{ports.url}/api/search", params={"q": "GDPR"}, headers=ports.guest()).json()
         run.signal(signal.SIGINT)
         run.signal(signal.SIGTERM)
         code = run.wait(30)
@@ -187,7 +190,8 @@ def test_ingest_streams_to_a_serving_agent_and_skips_what_did_not_change(pair: P
 
     first = run_agent(tmp_path, "ingest", str(tmp_path / "docs"), **target)
     second = run_agent(tmp_path, "ingest", str(tmp_path / "docs"), **target)
-    found = httpx.get(f"{pair.url}/api/search", params={"q": "quokka canteen", "collection": "handbook"}).json()
+    question = {"q": "quokka canteen", "collection": "handbook"}
+    found = httpx.get(f"{pair.url}/api/search", params=question, headers=pair.guest()).json()
 
     assert first[0] == 0, first[1]
     assert "1 documents: 1 created" in first[1]

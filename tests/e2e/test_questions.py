@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,12 +11,6 @@ from tests.support.processes import Pair
 from tests.unit.edge.sse_parser import Event, parse
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def http(pair: Pair) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=pair.url, timeout=30) as client:
-        yield client
 
 
 def ask(http: httpx.Client, message: str, **body: Any) -> list[Event]:
@@ -115,7 +108,9 @@ def test_the_subject_changes_and_so_does_the_specialist(http: httpx.Client) -> N
 
 
 def test_curl_reads_the_stream_as_the_readme_shows(pair: Pair) -> None:
-    command = ["curl", "-sN", f"{pair.url}/chat", "-H", "Content-Type: application/json", "-d"]
+    token = pair.guest()["Authorization"]
+    headers = ["-H", f"Authorization: {token}", "-H", "Content-Type: application/json"]
+    command = ["curl", "-sN", f"{pair.url}/chat", *headers, "-d"]
     body = json.dumps({"message": "What does the Enterprise plan cost?"})
 
     printed = subprocess.run([*command, body], capture_output=True, text=True, timeout=30, check=True).stdout

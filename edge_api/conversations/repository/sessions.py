@@ -4,12 +4,13 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, delete, exists, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from edge_api.auth.schemas import UserId
 from edge_api.conversations.models import Message, Session, Turn
 from edge_api.conversations.schemas import SessionId, SessionInfo
+from edge_api.db import PlainText
 from edge_api.errors import NotYourSessionError, SessionExpiredError, SessionNotFoundError
 
 USAGE_COLUMNS = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "total_tokens")
@@ -141,4 +142,5 @@ class SessionRepository:
 
 def _contains(column: object, query: str) -> ColumnElement[bool]:
     escaped = query.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return func.lower(column).like(f"%{escaped}%", escape="\\")
+    # Bound as what it is compared with: the type of `lower()` knows nothing of U+0000.
+    return func.lower(column).like(literal(f"%{escaped}%", PlainText), escape="\\")

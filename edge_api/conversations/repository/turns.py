@@ -16,8 +16,9 @@ from edge_api.errors import TooManyTurnsError, TurnRunningError
 RETRY_AFTER_S = 2.0
 """When a user with too many running turns may try again. Seconds; about the length of a short answer."""
 
-# Bound of ChatRequest.history in the protocol.
+# Bounds of ChatRequest.history in the protocol.
 MAX_HISTORY_MESSAGES = 200
+MAX_MESSAGE_CHARACTERS = 32_000
 
 
 class TurnRepository:
@@ -86,14 +87,16 @@ class TurnRepository:
             created_at=self._now,
             deadline_at=self._now + budget,
         )
-        session.last_active_at = self._now
+        session.last_active_at = max(session.last_active_at, self._now)
         self._session.add_all((said, turn))
         await self._session.flush()
         return OpenTurn(session_id, message_id, question_id, created, (), b"")
 
     async def history(self, session_id: SessionId, *, characters: int) -> list[Remark]:
         """The newest messages, oldest first: those that fit into `characters`, and one more that is cut off there."""
-        before = func.sum(func.length(Message.content)).over(order_by=Message.position.desc(), rows=(None, -1))
+        length = func.length(Message.content)
+        sent = case((length > MAX_MESSAGE_CHARACTERS, MAX_MESSAGE_CHARACTERS), else_=length)
+        before = func.sum(sent).over(order_by=Message.position.desc(), rows=(None, -1))
         sized = (
             select(Message.role, Message.content, Message.agent, Message.position, before.label("before"))
             .where(Message.session_id == session_id)
@@ -110,10 +113,12 @@ class TurnRepository:
 
     async def state(self, session_id: SessionId) -> bytes:
         """What the last answer left for the next one; empty in a new conversation."""
+        # By position and not by time: the clocks of two edges differ.
         wanted = (
             select(Turn.state)
+            .join(Message, Message.id == Turn.id)
             .where(Turn.session_id == session_id, Turn.state.is_not(None))
-            .order_by(Turn.created_at.desc())
+            .order_by(Message.position.desc())
             .limit(1)
         )
         return (await self._session.execute(wanted)).scalar_one_or_none() or b""

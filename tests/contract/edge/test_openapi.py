@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from answerdesk.v1 import agent_service_pb2, conversation_pb2, knowledge_service_pb2
+from pydantic import SecretStr
 
 from edge_api.agent_client.convert import (
     agent_from_proto,
@@ -25,7 +26,7 @@ from tests.support.scripted_agent import ScriptedAgent, answer
 
 @pytest.fixture(scope="module")
 def described() -> dict[str, Any]:
-    app = create_app(Settings())
+    app = create_app(Settings(jwt_secret=SecretStr("a test's own secret: 0123456789 ABCDEFGHIJ")))
     app.openapi()
     # The second time it comes from FastAPI's cache.
     return app.openapi()
@@ -42,8 +43,26 @@ def test_the_operations_have_tidy_names(described: dict[str, Any]) -> None:
         "ask_in_session": "/api/chat/{session_id}",
         "stream_chat": "/chat",
         "list_agents": "/api/agents",
+        "list_sessions": "/api/sessions",
+        "get_session": "/api/session/{session_id}",
+        "get_session_short": "/sessions/{session_id}",
+        "list_messages": "/api/session/{session_id}/messages",
+        "rename_session": "/api/session/{session_id}",
+        "reset_session": "/api/session/{session_id}/reset",
+        "delete_session": "/api/session/{session_id}",
+        "delete_session_short": "/sessions/{session_id}",
+        "rate_message": "/api/messages/{message_id}/feedback",
         "search": "/api/search",
+        "list_documents": "/api/documents",
         "get_document": "/api/documents/{document_id}",
+        "upload": "/api/documents",
+        "delete_document": "/api/documents/{document_id}",
+        "register": "/api/auth/register",
+        "login": "/api/auth/login",
+        "guest": "/api/auth/guest",
+        "refresh": "/api/auth/refresh",
+        "logout": "/api/auth/logout",
+        "me": "/api/auth/me",
         "livez": "/livez",
         "readyz": "/readyz",
         "health": "/health",

@@ -6,7 +6,7 @@ from answerdesk.v1 import conversation_pb2, error_reason_pb2
 from google.protobuf.descriptor import EnumDescriptor
 
 from edge_api.agent_client import convert
-from edge_api.errors import EdgeError, UpstreamError
+from edge_api.errors import EdgeError, LimitedError, UpstreamError
 from edge_api.problem import OWN, REASONS, problem_of
 
 REASON_NAMES = [name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name]
@@ -21,7 +21,7 @@ def test_every_reason_of_the_protocol_has_a_row_and_every_row_a_reason() -> None
 
 
 def test_every_error_of_the_edge_has_a_row() -> None:
-    assert set(OWN) == subclasses(EdgeError) - {UpstreamError}
+    assert set(OWN) == subclasses(EdgeError) - {UpstreamError, LimitedError}
 
 
 @pytest.mark.parametrize("reason", REASON_NAMES)

@@ -11,13 +11,13 @@ from tests.support.scripted_agent import AGENT_SERVICE, KNOWLEDGE_SERVICE, Scrip
 
 
 async def test_with_everything_up_all_is_ok(http: httpx.AsyncClient) -> None:
-    checks = {"edge": "ok", "agent": "ok", "knowledge": "ok"}
+    checks = {"edge": "ok", "database": "ok", "agent": "ok", "knowledge": "ok"}
 
     ready, health, live = [await http.get(path) for path in ("/readyz", "/health", "/livez")]
 
     assert (ready.status_code, ready.json()) == (200, {"status": "ok", "checks": checks})
     assert (health.status_code, live.status_code, live.json()) == (200, 200, {"status": "ok"})
-    assert (health.json()["status"], health.json()["checks"]) == ("ok", checks)
+    assert (health.json()["status"], health.json()["checks"]) == ("ok", {**checks, "limits": "ok"})
     assert health.json()["version"]
     assert health.json()["uptime_s"] > 0
 
@@ -36,7 +36,7 @@ async def test_the_part_that_does_not_serve_is_named(
         "unavailable",
         "not_serving",
     )
-    assert list(ready.json()["checks"].values()).count("ok") == 2
+    assert list(ready.json()["checks"].values()).count("ok") == 3
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     await agent.serving(service)
     assert (await http.get("/readyz")).status_code == 200
@@ -56,7 +56,12 @@ async def test_an_agent_that_is_away_is_unreachable_while_the_process_lives(
     ready = await http.get("/readyz")
 
     assert ready.status_code == 503
-    assert ready.json()["checks"] == {"edge": "ok", "agent": "unreachable", "knowledge": "unreachable"}
+    assert ready.json()["checks"] == {
+        "edge": "ok",
+        "database": "ok",
+        "agent": "unreachable",
+        "knowledge": "unreachable",
+    }
     assert (await http.get("/livez")).status_code == 200
     assert (await http.get("/health")).status_code == 200
 

@@ -18,6 +18,7 @@ import pytest
 from edge_api.__main__ import UNREAD_TIMEOUT_MS, listen, main
 from edge_api.errors import StartupError
 from tests.integration.edge.streams import streaming
+from tests.support.folders import quick_folder
 from tests.support.scripted_agent import ScriptedAgent, started, token
 
 ROOT = Path(__file__).parents[3]
@@ -47,9 +48,16 @@ class Process:
 
 @asynccontextmanager
 async def edge_process(**settings: str) -> AsyncIterator[Process]:
+    with quick_folder() as folder:
+        async with edge_process_in(folder, **settings) as process:
+            yield process
+
+
+@asynccontextmanager
+async def edge_process_in(folder: Path, **settings: str) -> AsyncIterator[Process]:
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "edge_api", "serve"),
-        env=environment(EDGE_PORT="0", **settings),
+        env=environment(**({"EDGE_PORT": "0", "EDGE_DATA_DIR": str(folder)} | settings)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -66,6 +74,11 @@ async def edge_process(**settings: str) -> AsyncIterator[Process]:
             await child.communicate()
 
 
+async def guest(http: httpx.AsyncClient) -> dict[str, str]:
+    token = (await http.post("/api/auth/guest")).json()["access_token"]
+    return {"Authorization": f"Bearer {token}"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_cleanly_and_open_streams_with_an_error(
     agent: ScriptedAgent, number: signal.Signals
@@ -77,7 +90,7 @@ async def test_a_signal_ends_it_cleanly_and_open_streams_with_an_error(
     async with (
         edge_process(EDGE_AGENT_TARGET=agent.target, EDGE_SHUTDOWN_GRACE_S="0.2") as process,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{process.port}", timeout=20, trust_env=False) as http,
-        streaming(http, message="planted question") as stream,
+        streaming(http, message="planted question", headers=await guest(http)) as stream,
     ):
         await stream.until("half")
         ended = asyncio.create_task(process.end(number))
@@ -88,9 +101,14 @@ async def test_a_signal_ends_it_cleanly_and_open_streams_with_an_error(
     assert code == 0
     await agent.calls[0].ended.wait()
     requests = [line for line in process.lines if line["logger"] == "edge_api.requests"]
-    assert [(line["route"], line["status"]) for line in requests] == [("/chat", 200)]
+    assert [(line["route"], line["status"]) for line in requests] == [("/api/auth/guest", 201), ("/chat", 200)]
     assert "planted" not in str(process.lines)
-    assert {line["logger"] for line in process.lines} <= {"edge_api.requests", "edge_api.__main__", "uvicorn.error"}
+    assert {line["logger"] for line in process.lines} <= {
+        "edge_api.requests",
+        "edge_api.__main__",
+        "edge_api.wiring",
+        "uvicorn.error",
+    }
 
 
 async def test_it_serves_without_the_word_serve_and_ends_when_idle(agent: ScriptedAgent) -> None:

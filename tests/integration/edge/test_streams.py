@@ -98,15 +98,16 @@ async def test_silence_is_filled_with_comments(start_edge: StartEdge, agent: Scr
 
 
 @pytest.fixture
-def stalled_reader() -> Iterator[Callable[[int], None]]:
+def stalled_reader() -> Iterator[Callable[[Edge], None]]:
     """Asks a question and never reads what comes."""
     with socket.socket() as reader:
 
-        def ask(port: int) -> None:
+        def ask(edge: Edge) -> None:
             body = b'{"message": "hello"}'
             head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            head += f"\r\nAuthorization: {edge.http.headers['Authorization']}"
             reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            reader.connect(("127.0.0.1", port))
+            reader.connect(("127.0.0.1", edge.port))
             reader.sendall(head.encode() + b"\r\n\r\n" + body)
 
         yield ask
@@ -125,7 +126,7 @@ CUT_OFF = "a reader took nothing and was cut off"
 async def test_a_reader_that_takes_nothing_holds_the_agent_back_and_is_cut_off(
     start_edge: StartEdge,
     agent: ScriptedAgent,
-    stalled_reader: Callable[[int], None],
+    stalled_reader: Callable[[Edge], None],
     log_lines: Callable[[], list[dict[str, Any]]],
     then: str,
 ) -> None:
@@ -133,7 +134,7 @@ async def test_a_reader_that_takes_nothing_holds_the_agent_back_and_is_cut_off(
     steps = [a_megabyte()] * 256 if then == "more" else [a_megabyte(), forever]
     agent.turns.append([started(), *steps])
     async with start_edge(pace=Pace(heartbeat_s=0.05, stall_s=0.3), send_buffer=16_384) as edge:
-        stalled_reader(edge.port)
+        stalled_reader(edge)
         await agent.called.wait()
         await agent.calls[0].ended.wait()
 
@@ -201,11 +202,11 @@ async def test_an_answer_may_end_within_the_grace_period(start_edge: StartEdge, 
 async def test_a_stream_that_fails_in_the_edge_itself_still_ends_with_an_error(
     edge: Edge, agent: ScriptedAgent, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    # A repository that breaks at the end of the turn, as a database may.
+    # What breaks at the end of the turn, as a database may.
     async def broken(*_: object) -> None:
         raise OSError(SECRET)
 
-    edge.app.state.conversations._repository.close_turn = broken
+    edge.app.state.conversations.close = broken
 
     async with streaming(edge.http) as stream:
         found = await stream.rest()

@@ -1,212 +1,51 @@
-"""The in-memory store, its bounds, and the history that the agent is given."""
+"""What a conversation is made of: drafts, the history that the agent is given, titles, cursors."""
+
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_api.agent_client.events import AgentSelected, Completed, Said, TokenAdded, TurnId
-from edge_api.conversations.repository import MAX_CHARACTERS, MAX_MESSAGES, InMemoryConversations
-from edge_api.conversations.schemas import (
-    MAX_ANSWER_CHARACTERS,
-    Draft,
-    Message,
-    MessageId,
-    NewMessage,
-    OpenTurn,
-    SessionId,
+from edge_api.agent_client.events import AgentSelected, Completed, Role, Said, TokenAdded
+from edge_api.conversations import cursors
+from edge_api.conversations.cursors import (
+    MAX_POSITION,
+    message_cursor,
+    read_message_cursor,
+    read_session_cursor,
+    session_cursor,
 )
-from edge_api.conversations.service import (
-    MAX_HISTORY_CHARACTERS,
-    MAX_HISTORY_MESSAGES,
-    MAX_MESSAGE_CHARACTERS,
-    ConversationService,
-    history_of,
-)
-from edge_api.errors import SessionExpiredError, SessionNotFoundError, TurnRunningError, UpstreamError
+from edge_api.conversations.repository.turns import MAX_HISTORY_MESSAGES, MAX_MESSAGE_CHARACTERS
+from edge_api.conversations.schemas import MAX_ANSWER_CHARACTERS, MAX_TITLE_CHARACTERS, Draft, Remark, SessionId
+from edge_api.conversations.service import history_of
+from edge_api.conversations.titles import TITLE_CHARACTERS, title_of
+from edge_api.errors import InvalidCursorError, UpstreamError
+
+BUDGET = 256_000
 
 
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(clock: Clock) -> InMemoryConversations:
-    return InMemoryConversations(ttl_s=100, clock=clock, max_sessions=3)
-
-
-def drafted(text: str = "answer", *, state: bytes | None = b"state") -> Draft:
+def test_a_draft_is_what_has_come_so_far_and_at_the_end_what_the_end_says() -> None:
     draft = Draft()
     draft.take(AgentSelected(1, "billing", "rag"))
-    if text:
-        draft.take(TokenAdded(2, text))
-    if state is not None:
-        draft.take(
-            Completed(
-                sequence=3,
-                status="completed",
-                outcome="answered",
-                agent="billing",
-                strategy="rag",
-                citations=[],
-                usage={},
-                trace={},
-                state=state,
-            )
+    draft.take(TokenAdded(2, "half an "))
+    assert (draft.status, draft.agent, draft.strategy, draft.content) == ("interrupted", "billing", "rag", "half an ")
+
+    draft.take(TokenAdded(3, "answer"))
+    draft.take(
+        Completed(
+            sequence=4,
+            status="completed",
+            outcome="answered",
+            agent="policy",
+            strategy="cag",
+            citations=[{"marker": 1}],
+            usage={"total_tokens": 3},
+            trace={"support": 0.9},
+            state=b"state",
         )
-    return draft
-
-
-async def say(store: InMemoryConversations, session: SessionId | None, text: str = "question") -> OpenTurn:
-    turn = await store.open_turn(NewMessage(session, text))
-    await store.close_turn(turn, drafted())
-    return turn
-
-
-async def test_a_session_remembers_what_was_said_and_the_newest_state(store: InMemoryConversations) -> None:
-    first = await say(store, None, "one")
-
-    second = await store.open_turn(NewMessage(first.session_id, "two"))
-
-    assert first.created
-    assert not second.created
-    assert [(each.role, each.content, each.agent) for each in second.before] == [
-        ("user", "one", ""),
-        ("assistant", "answer", "billing"),
-    ]
-    assert second.before[1].id == first.message_id
-    assert second.state == b"state"
-
-
-async def test_an_interrupted_answer_is_kept_and_leaves_the_state_as_it_was(store: InMemoryConversations) -> None:
-    first = await say(store, None)
-    second = await store.open_turn(NewMessage(first.session_id, "two"))
-    await store.close_turn(second, drafted("half", state=None))
-
-    third = await store.open_turn(NewMessage(first.session_id, "three"))
-
-    assert (third.before[-1].content, third.before[-1].status) == ("half", "interrupted")
-    assert third.state == b"state"
-
-
-async def test_a_session_runs_one_turn_at_a_time_and_names_it(store: InMemoryConversations) -> None:
-    turn = await store.open_turn(NewMessage(None, "one"))
-    with pytest.raises(TurnRunningError) as unnamed:
-        await store.open_turn(NewMessage(turn.session_id, "two"))
-
-    await store.name_turn(turn, TurnId("t-1"))
-    with pytest.raises(TurnRunningError) as named:
-        await store.open_turn(NewMessage(turn.session_id, "two"))
-
-    assert (unnamed.value.turn_id, named.value.turn_id) == (None, "t-1")
-
-
-async def test_a_turn_is_closed_once(store: InMemoryConversations) -> None:
-    turn = await store.open_turn(NewMessage(None, "one"))
-    await store.close_turn(turn, drafted("first"))
-    await store.close_turn(turn, drafted("second"))
-    await store.name_turn(turn, TurnId("t"))
-    await store.withdraw_turn(turn)
-
-    following = await store.open_turn(NewMessage(turn.session_id, "two"))
-
-    assert [each.content for each in following.before] == ["one", "first"]
-
-
-async def test_a_withdrawn_message_leaves_no_trace(store: InMemoryConversations) -> None:
-    first = await say(store, None)
-    await store.withdraw_turn(await store.open_turn(NewMessage(first.session_id, "two")))
-    third = await store.open_turn(NewMessage(first.session_id, "three"))
-    assert [each.content for each in third.before] == ["question", "answer"]
-
-    lone = await store.open_turn(NewMessage(None, "x"))
-    await store.withdraw_turn(lone)
-    with pytest.raises(SessionNotFoundError):
-        await store.open_turn(NewMessage(lone.session_id, "y"))
-
-
-async def test_an_idle_session_expires_and_is_told_from_one_that_never_was(
-    store: InMemoryConversations, clock: Clock
-) -> None:
-    turn = await say(store, None)
-    clock.now_s = 99
-    await say(store, turn.session_id)
-    clock.now_s = 198
-    await say(store, turn.session_id)
-    clock.now_s = 298
-
-    with pytest.raises(SessionExpiredError):
-        await store.open_turn(NewMessage(turn.session_id, "late"))
-    with pytest.raises(SessionNotFoundError):
-        await store.open_turn(NewMessage(SessionId("never"), "late"))
-
-
-async def test_a_running_session_does_not_expire(store: InMemoryConversations, clock: Clock) -> None:
-    turn = await store.open_turn(NewMessage(None, "one"))
-    clock.now_s = 1_000
-
-    with pytest.raises(TurnRunningError):
-        await store.open_turn(NewMessage(turn.session_id, "two"))
-
-
-async def test_the_least_recently_used_session_makes_room(store: InMemoryConversations) -> None:
-    turns = [await say(store, None) for _ in range(3)]
-    await say(store, turns[0].session_id)
-    await say(store, None)
-
-    await say(store, turns[0].session_id)
-    with pytest.raises(SessionNotFoundError):
-        await store.open_turn(NewMessage(turns[1].session_id, "x"))
-
-
-async def test_a_turn_whose_session_made_room_closes_quietly(store: InMemoryConversations) -> None:
-    turn = await store.open_turn(NewMessage(None, "one"))
-    for _ in range(3):
-        await say(store, None)
-
-    await store.close_turn(turn, drafted())
-    await store.withdraw_turn(turn)
-
-
-async def test_names_of_expired_sessions_are_bounded(store: InMemoryConversations, clock: Clock) -> None:
-    turns = []
-    for number in range(6):
-        clock.now_s = number * 1_000
-        turns.append(await say(store, None))
-    clock.now_s = 10_000
-
-    with pytest.raises(SessionExpiredError):
-        await store.open_turn(NewMessage(turns[5].session_id, "x"))
-    with pytest.raises(SessionNotFoundError):
-        await store.open_turn(NewMessage(turns[0].session_id, "x"))
-
-
-async def test_messages_of_a_session_are_bounded(store: InMemoryConversations) -> None:
-    turn = await say(store, None)
-    for _ in range(MAX_MESSAGES):
-        await say(store, turn.session_id)
-
-    following = await store.open_turn(NewMessage(turn.session_id, "x"))
-
-    assert len(following.before) == MAX_MESSAGES
-
-
-async def test_characters_of_a_session_are_bounded(store: InMemoryConversations) -> None:
-    turn = await say(store, None, "x" * (MAX_CHARACTERS - 10))
-    await say(store, turn.session_id, "y" * 20)
-
-    following = await store.open_turn(NewMessage(turn.session_id, "z" * (MAX_CHARACTERS + 1)))
-    assert [each.content[0] for each in following.before] == ["a", "y", "a"]
-
-    await store.withdraw_turn(following)
-    assert (await store.open_turn(NewMessage(turn.session_id, "x"))).before == ()
+    )
+    assert (draft.status, draft.outcome, draft.agent, draft.strategy) == ("completed", "answered", "policy", "cag")
+    assert (draft.content, draft.state, draft.usage) == ("half an answer", b"state", {"total_tokens": 3})
 
 
 def test_an_answer_is_bounded() -> None:
@@ -218,51 +57,102 @@ def test_an_answer_is_bounded() -> None:
     assert len(draft.content) == MAX_ANSWER_CHARACTERS
 
 
-def message(role: str, content: str) -> Message:
-    return Message(MessageId("m"), role, content)  # type: ignore[arg-type]
-
-
 def test_history_leaves_out_questions_without_an_answer() -> None:
     stored = [
-        message("assistant", "its question was dropped"),
-        message("user", "failed"),
-        message("assistant", ""),
-        message("user", "a"),
-        message("user", "b"),
-        message("assistant", "c"),
-        message("user", "dangling"),
+        Remark("assistant", "its question was dropped"),
+        Remark("user", "failed"),
+        Remark("assistant", ""),
+        Remark("user", "a"),
+        Remark("user", "b"),
+        Remark("assistant", "c", "billing"),
+        Remark("user", "dangling"),
     ]
 
-    assert history_of(stored) == (Said("user", "b"), Said("assistant", "c"))
+    assert history_of(stored, characters=BUDGET) == (Said("user", "b"), Said("assistant", "c", "billing"))
 
 
-def test_history_is_cut_to_the_bounds_of_the_protocol_oldest_first() -> None:
-    stored = [message("user", "q"), message("assistant", "a" * 40_000)] * 150
+def test_history_is_cut_to_the_budget_oldest_first() -> None:
+    stored = [Remark("user", "q"), Remark("assistant", "a" * 40_000)] * 50 + [
+        Remark("user", "r"),
+        Remark("assistant", "b"),
+    ]
 
-    history = history_of(stored)
+    history = history_of(stored, characters=70_000)
 
-    assert len(history) == 14
+    assert [said.content[0] for said in history] == ["q", "a", "q", "a", "r", "b"]
     assert {len(said.content) for said in history} == {1, MAX_MESSAGE_CHARACTERS}
+    assert history_of(stored, characters=1) == ()
+    assert history_of(stored, characters=2) == (Said("user", "r"), Said("assistant", "b"))
 
 
-@given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.integers(0, 60_000)), max_size=300))
-def test_history_is_always_within_bounds_and_alternates(stored: list[tuple[str, int]]) -> None:
-    history = history_of([message(role, "x" * length) for role, length in stored])
+@given(
+    st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.integers(0, 60_000)), max_size=300),
+    st.integers(0, BUDGET),
+)
+def test_history_is_always_within_bounds_and_alternates(stored: list[tuple[Role, int]], characters: int) -> None:
+    history = history_of([Remark(role, "x" * length) for role, length in stored], characters=characters)
 
     assert len(history) <= MAX_HISTORY_MESSAGES
-    assert sum(len(said.content) for said in history) <= MAX_HISTORY_CHARACTERS
+    assert sum(len(said.content) for said in history) <= characters
     assert all(1 <= len(said.content) <= MAX_MESSAGE_CHARACTERS for said in history if said.role == "assistant")
     assert [said.role for said in history] == ["user", "assistant"] * (len(history) // 2)
 
 
-async def test_every_turn_is_asked_under_a_name_of_its_own(store: InMemoryConversations) -> None:
-    service = ConversationService(store)
+@pytest.mark.parametrize(
+    ("message", "title"),
+    [
+        ("What does it cost?", "What does it cost?"),
+        ("  \n\n  What   does\tit cost?  \nAnd when?", "What does it cost?"),
+        ("Can you tell me " * 10, "Can you tell me Can you tell me Can you tell me Can you tell…"),
+        ("x" * 61, f"{'x' * 60}…"),
+        ("x" * 60, "x" * 60),
+        ("short " + "y" * 100, f"short {'y' * 54}…"),
+        ("価格を教えてください。" * 9, f"{('価格を教えてください。' * 9)[:60]}…"),
+    ],
+)
+def test_a_title_is_the_first_line_that_says_something_cut_between_words(message: str, title: str) -> None:
+    assert title_of(message) == title
 
-    turn, first = await service.open(NewMessage(None, "one", agent="billing"))
-    await service.close(turn, drafted())
-    _, second = await service.open(NewMessage(turn.session_id, "two"))
 
-    assert first.request_id != second.request_id
-    assert (first.agent, first.history, first.state) == ("billing", (), b"")
-    assert second.history == (Said("user", "one"), Said("assistant", "answer", "billing"))
-    assert second.state == b"state"
+@given(st.text(min_size=1, max_size=500).filter(str.strip))
+def test_a_title_is_one_short_line_that_the_owner_could_have_given(message: str) -> None:
+    title = title_of(message)
+
+    assert title == " ".join(title.split())
+    assert 1 <= len(title) <= TITLE_CHARACTERS + 1 <= MAX_TITLE_CHARACTERS
+
+
+@given(st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))])), st.uuids().map(str))
+def test_a_session_cursor_is_read_back(moment: datetime, session_id: str) -> None:
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        return
+
+    assert read_session_cursor(session_cursor(moment, SessionId(session_id))) == (moment, session_id)
+
+
+@given(st.integers(0, MAX_POSITION))
+def test_a_message_cursor_is_read_back(position: int) -> None:
+    assert read_message_cursor(message_cursor(position)) == position
+
+
+@given(st.one_of(st.text(max_size=200), st.binary(max_size=100).map(lambda each: each.hex())))
+def test_what_is_no_cursor_is_refused(text: str) -> None:
+    for read in (read_session_cursor, read_message_cursor):
+        with pytest.raises(InvalidCursorError):
+            read(text)
+
+
+@pytest.mark.parametrize("inner", ["m", "m-1", "m1x", "m²", "m99999999999", "m4294967296", "x1", ""])
+def test_a_cursor_of_no_message_is_refused(inner: str) -> None:
+    with pytest.raises(InvalidCursorError):
+        read_message_cursor(cursors._packed(inner))
+
+
+@pytest.mark.parametrize(
+    "inner", ["", "2026-11-21T00:00:00 x", "0001-01-01T00:00:00+14:00 x", "2026-11-21T00:00:00+00:00 "]
+)
+def test_a_cursor_of_no_session_is_refused(inner: str) -> None:
+    with pytest.raises(InvalidCursorError):
+        read_session_cursor(cursors._packed(inner))

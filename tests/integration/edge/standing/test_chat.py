@@ -7,7 +7,6 @@ import pytest
 from answerdesk.v1 import agent_service_pb2 as pb
 from answerdesk.v1 import conversation_pb2 as pb_conversation
 
-from tests.integration.edge.conftest import Edge
 from tests.integration.edge.streams import events_of
 from tests.support.scripted_agent import PRICE, TURN_ID, ScriptedAgent, answer, events, started, state, token
 
@@ -244,15 +243,6 @@ async def test_an_unknown_session_is_404(
 
     assert (response.status_code, response.json()["code"]) == (404, "session_not_found")
     assert agent.calls == []
-
-
-async def test_an_idle_session_expires(edge: Edge) -> None:
-    session = (await edge.http.post("/api/chat", json={"message": "hello"})).json()["session_id"]
-    edge.clock.pass_s(2_592_001)
-
-    response = await edge.http.post(f"/api/chat/{session}", json={"message": "hello"})
-
-    assert (response.status_code, response.json()["code"]) == (404, "session_expired")
 
 
 async def test_a_second_message_while_a_turn_runs_is_409_with_its_id(

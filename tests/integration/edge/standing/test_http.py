@@ -200,7 +200,7 @@ async def test_what_nobody_foresaw_is_500_readable_by_a_page_and_told_to_the_log
     async def broken(*_: object) -> None:
         raise LookupError("planted secret")
 
-    monkeypatch.setattr(edge.app.state.conversations._repository, "open_turn", broken)
+    monkeypatch.setattr(edge.app.state.conversations, "open", broken)
 
     response = await edge.http.post("/api/chat", json={"message": "x"}, headers={"Origin": ORIGIN})
 
@@ -254,14 +254,15 @@ async def requests_logged(http: httpx.AsyncClient, log_lines: LogLines, count: i
 async def test_a_request_is_one_line_with_its_route_and_never_its_content(
     http: httpx.AsyncClient, log_text: io.StringIO, log_lines: LogLines
 ) -> None:
-    headers = {"X-Request-ID": "r-1", "Authorization": "Bearer planted-token"}
+    headers = {"X-Request-ID": "r-1"}
     await http.post("/api/chat?key=planted-query", json={"message": "planted-question"}, headers=headers)
     await http.get("/planted-path")
     await http.get("/api/documents/planted-document")
     await http.put("/chat")
     await http.get("/docs")
+    await http.get("/api/sessions", headers={"Authorization": "Bearer planted-token"})
 
-    chat, unknown, document, put, docs = (await requests_logged(http, log_lines, 5))[:5]
+    chat, unknown, document, put, docs, refused = (await requests_logged(http, log_lines, 6))[:6]
     assert {"time", "level", "message", "method", "route", "status", "duration_ms", "request_id"} <= chat.keys()
     assert (chat["method"], chat["route"], chat["status"]) == ("POST", "/api/chat", 200)
     assert (chat["message"], chat["level"], chat["request_id"]) == ("request", "info", "r-1")
@@ -270,6 +271,7 @@ async def test_a_request_is_one_line_with_its_route_and_never_its_content(
     assert (document["route"], document["status"]) == ("/api/documents/{document_id}", 404)
     assert (put["route"], put["status"]) == ("/chat", 405)
     assert (docs["route"], docs["status"]) == ("/docs", 200)
+    assert (refused["route"], refused["status"]) == ("/api/sessions", 401)
     edge_lines = [
         line for line in log_lines() if not line["logger"].startswith(("httpx", "httpcore", "uvicorn.access"))
     ]
