@@ -77,8 +77,8 @@ def with_keys(environment: Mapping[str, str]) -> dict[str, str]:
         # Readable by nobody else from its first moment on, and never half written.
         fresh = private.with_suffix(".new")
         fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(generate_signing_key())
+        fresh.touch(mode=0o600)
+        fresh.write_text(generate_signing_key(), encoding="ascii")
         fresh.rename(private)
     public.write_text(CallerSigner(str(private)).public_key_pem(), encoding="ascii")
     return {**environment, "EDGE_AGENT_SIGNING_KEY": str(private), "AGENT_VERIFY_KEY": str(public)}
@@ -104,11 +104,11 @@ def is_ready(url: str) -> bool:
 def banner(url: str, seconds: float) -> str:
     """What a person reads when everything is up."""
     question = '\'{"message":"What does the Enterprise plan cost?"}\''
-    cut = "sed 's/.*\"access_token\":\"//; s/\".*//'"
+    cut = 'sed \'s/.*"access_token":"//; s/".*//\''
     return (
         f"\nAnswerdesk is ready at {url} (after {seconds:.1f} s). Ctrl-C stops it.\n\n"
         f"  TOKEN=$(curl -sX POST {url}/api/auth/guest | {cut})\n"
-        f'  curl -N {url}/chat -H "Authorization: Bearer $TOKEN" -H \'Content-Type: application/json\' -d {question}\n'
+        f"  curl -N {url}/chat -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' -d {question}\n"
         f"  API description: {url}/docs\n"
     )
 
@@ -153,7 +153,11 @@ def run(environ: Mapping[str, str], stop: Stop) -> int:
             return 1
     url = edge_url(environment)
     print(f"Answerdesk is starting; loading {SAMPLES.relative_to(ROOT)} ...", flush=True)  # noqa: T201
-    environment = with_keys(environment)
+    try:
+        environment = with_keys(environment)
+    except OSError as err:
+        print(f"EDGE_DATA_DIR: the key pair cannot be kept there ({err.strerror}).", file=sys.stderr)  # noqa: T201
+        return 1
     services = [
         Service("agent service", ["-m", "agent_service", "serve", "--load", str(SAMPLES)], environment),
         Service("edge", ["-m", "edge_api", "serve"], environment),

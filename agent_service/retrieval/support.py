@@ -44,6 +44,11 @@ MOST_WEIGHED_TERMS = 64
 """Terms that are counted for one question: more than a question of 100 words has, and 10 ms in the embedded store. Of a
 pasted page the first ones count; ordered by their hash they are a sample of it."""
 
+FEWEST_PASSAGES = 30
+"""A caller's passages count as at least so many: in a handful of passages every word of them is common, and the one
+word that the question has and they have not would outweigh all others. Asked "How big is the discount?", a tenant
+whose first document says "The discount is 17 percent" would get no answer."""
+
 FOLLOW_UP_SHARE = 0.3
 """What the terms of the message before count in a question that leans on it."""
 
@@ -87,7 +92,7 @@ class SupportCheck:
         terms = (*own, *before)[:MOST_WEIGHED_TERMS]
         statistics = await self._store.term_statistics(terms, question.caller, collections)
         weights = {
-            term: inverse_document_frequency(frequency, statistics.passages)
+            term: inverse_document_frequency(frequency, max(statistics.passages, FEWEST_PASSAGES))
             * (FOLLOW_UP_SHARE if own and term in before else 1.0)
             for term, frequency in statistics.frequencies.items()
         }

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from agent_service.rpc.tokens import TokenVerifier
+from agent_service.types import Caller as AgentCaller
 from deploy import local
-from deploy.local import ROOT, SAMPLES, Service, banner, edge_url, is_ready, service_environment
+from deploy.local import ROOT, SAMPLES, Service, banner, edge_url, is_ready, service_environment, with_keys
+from edge_api.agent_client.signing import Caller, CallerSigner
 
 # A guard against a hang; every wait ends at its event, far earlier.
 GUARD_S = 20.0
@@ -66,6 +70,28 @@ def test_a_target_that_was_set_is_kept() -> None:
     environ = {"AGENT_LISTEN": "0.0.0.0:7", "EDGE_AGENT_TARGET": "127.0.0.1:7"}
 
     assert service_environment(environ)["EDGE_AGENT_TARGET"] == "127.0.0.1:7"
+
+
+def test_a_key_pair_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    environ = {"EDGE_DATA_DIR": str(tmp_path / "edge")}
+
+    first, second = with_keys(environ), with_keys(environ)
+
+    private, public = Path(first["EDGE_AGENT_SIGNING_KEY"]), Path(first["AGENT_VERIFY_KEY"])
+    assert first == second
+    assert private.parent == tmp_path / "edge"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert [each.name for each in sorted(private.parent.iterdir())] == [private.name, public.name]
+    token = CallerSigner(str(private)).sign(Caller("ada", "acme", ("sales",)))
+    assert TokenVerifier(str(public)).verify(token) == AgentCaller("ada", "acme", ("sales",))
+
+
+@pytest.mark.parametrize("given", ["EDGE_AGENT_SIGNING_KEY", "AGENT_VERIFY_KEY"])
+def test_who_has_a_key_keeps_it(tmp_path: Path, given: str) -> None:
+    environ = {"EDGE_DATA_DIR": str(tmp_path / "edge"), given: "theirs"}
+
+    assert with_keys(environ) == environ
+    assert not (tmp_path / "edge").exists()
 
 
 def test_the_banner_has_a_command_to_copy() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from agent_service.errors import RetrievalUnavailableError
 from agent_service.retrieval.support import (
     ANSWERABLE,
+    FEWEST_PASSAGES,
     MOST_WEIGHED_TERMS,
     STILL_SUPPORTED,
     TermWeights,
@@ -87,7 +88,7 @@ async def test_a_rare_word_of_a_question_weighs_more_than_a_common_one(shelf: Sh
     (invoices,), (archived,) = ENCODER.terms("invoices"), ENCODER.terms("archived")
 
     assert weights.weights[archived] > weights.weights[invoices]
-    assert weights.weights[invoices] == inverse_document_frequency(2, 3)
+    assert weights.weights[invoices] == inverse_document_frequency(2, FEWEST_PASSAGES)
     assert weights.total == pytest.approx(sum(weights.weights.values()))
 
 
@@ -133,7 +134,7 @@ async def test_weights_count_only_what_the_caller_may_read(shelf: Shelf) -> None
     assert await shelf.support.weigh(question, [BILLING]) == before
     member = ask("archived", caller=Caller("ada", "default", ("staff",)))
     (weight,) = (await shelf.support.weigh(member, [BILLING])).weights.values()
-    assert weight == inverse_document_frequency(2, 4)
+    assert weight == inverse_document_frequency(2, FEWEST_PASSAGES)
 
 
 async def test_weights_count_only_the_collections_asked_for(shelf: Shelf) -> None:
@@ -145,9 +146,21 @@ async def test_weights_count_only_the_collections_asked_for(shelf: Shelf) -> Non
     in_both = await shelf.support.weigh(question, [POLICY, BILLING])
     in_all = await shelf.support.weigh(question, [])
 
-    assert in_policy.weights == {archived: inverse_document_frequency(1, 1)}
-    assert in_both.weights == {archived: inverse_document_frequency(2, 4)}
+    assert in_policy.weights == {archived: inverse_document_frequency(1, FEWEST_PASSAGES)}
+    assert in_both.weights == {archived: inverse_document_frequency(2, FEWEST_PASSAGES)}
     assert in_all == in_both
+
+
+async def test_the_first_document_of_a_tenant_answers_a_question_with_one_word_more_than_it_says(shelf: Shelf) -> None:
+    info = await shelf.put("d.md", "# Discounts\n\nThe Zebra discount is 17 percent.\n", tenant="umbrella")
+    caller = Caller("ada", "umbrella")
+
+    weights = await shelf.support.weigh(ask("How big is the Zebra discount?", caller=caller), [BILLING])
+    other = await shelf.support.weigh(ask("How tall is the Eiffel tower?", caller=caller), [BILLING])
+
+    (passage,) = await shelf.store.passages_of(info.id, caller)
+    assert shelf.support.best_statement(weights, passage) >= ANSWERABLE
+    assert shelf.support.best_statement(other, passage) == 0
 
 
 async def test_a_passage_says_what_its_title_and_headings_say_too(shelf: Shelf) -> None:
