@@ -30,6 +30,9 @@ STOP_GRACE_S = 2.0
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # By default about 8 KiB, and beyond it calls are refused at random: too little for a token with many groups.
+    ("grpc.max_metadata_size", 32 * 1024),
+    ("grpc.absolute_max_metadata_size", 64 * 1024),
     # A second server on the port is an error and not a silent half of the traffic.
     ("grpc.so_reuseport", 0),
     # Clients may ping every 10 s, also between calls; by default that gets them "too many pings".

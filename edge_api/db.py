@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 UNIT_TIMEOUT_S = 10.0
 """Longest unit of work, the wait for a connection included."""
 
+TAKE_BACK_S = 0.5
+"""What a server gets to end a statement whose time is up, before its connection is closed."""
+
 CONNECT_TIMEOUT_S = 5
 POSTGRESQL_POOL = 20
 POSTGRESQL_OPTIONS = "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=20000"
@@ -35,6 +38,16 @@ UnitOfWork: TypeAlias = AsyncSession
 def utc_now() -> datetime:
     """This moment, with its zone."""
     return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def time_limit(timeout_s: float) -> AsyncIterator[None]:
+    """A limit for work with the database that also holds where the server is silent; `TimeoutError` when it is over.
+
+    Cancelled once, psycopg asks the server to end the statement, for up to ten seconds; cancelled again, it hangs up.
+    """
+    async with asyncio.timeout(timeout_s), asyncio.timeout(max(timeout_s - TAKE_BACK_S, timeout_s / 2)):
+        yield
 
 
 class Base(DeclarativeBase):
@@ -103,7 +116,7 @@ class Database:
                 only the confirmation was lost, all of it.
         """
         try:
-            async with asyncio.timeout(self._timeout_s), self._sessions.begin() as session:
+            async with time_limit(self._timeout_s), self._sessions.begin() as session:
                 yield session
         except (OperationalError, InterfaceError, PoolTimeoutError, TimeoutError, OSError) as err:
             raise _unavailable(err) from err

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from limits import parse
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -19,6 +18,10 @@ PREFIX = "EDGE_"
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 TARGET = re.compile(r"(?:(?:ipv4|ipv6|dns|unix|unix-abstract):\S+|[^\s:/]+:[0-9]{1,5}|\[[0-9a-fA-F:.]+\]:[0-9]{1,5})")
 LOOPBACK_TARGET = re.compile(r"(?:ipv4:|ipv6:|dns:)?(?:127\.[0-9.]+|localhost|\[::1\]):[0-9]+|unix(?:-abstract)?:\S+")
+# As in auth.schemas, which nothing down here may import.
+OWN_ISSUER = "answerdesk"
+# At most a million: a bucket keeps the time of each request.
+RATE = re.compile(r"(?:[1-9][0-9]{0,5}|1000000)/(?:second|minute|hour)")
 
 Words = Annotated[tuple[str, ...], NoDecode]
 """Several values in one variable, separated by commas."""
@@ -135,15 +138,18 @@ class Settings(BaseSettings):
             raise ValueError("must be an https:// address: who can change these keys can be anybody")
         return value
 
+    @field_validator("jwt_issuer")
+    @classmethod
+    def _issuer(cls, value: str | None) -> str | None:
+        if value == OWN_ISSUER:
+            raise ValueError(f"must not be {OWN_ISSUER}: this edge's own tokens have that name")
+        return value
+
     @field_validator("rate_limit", "address_rate_limit", "login_rate_limit", "guest_rate_limit")
     @classmethod
     def _rate(cls, value: str) -> str:
-        if value == "off":
-            return value
-        try:
-            parse(value)
-        except ValueError as err:
-            raise ValueError("must be COUNT/second, COUNT/minute, COUNT/hour, or off") from err
+        if value != "off" and not RATE.fullmatch(value):
+            raise ValueError("must be one COUNT/second, COUNT/minute or COUNT/hour, with a count from 1, or off")
         return value
 
     @model_validator(mode="after")

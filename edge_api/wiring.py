@@ -116,7 +116,7 @@ async def running_parts(settings: Settings, secrets: Secrets, clock: Clock = utc
         library = SessionLibrary(database, session_ttl_s=settings.session_ttl_s, clock=clock)
         if database.is_sqlite:
             await _prepare(database, library)
-        stack.enter_context(_in_background(library))
+        await stack.enter_async_context(_in_background(library))
         yield Parts(
             database,
             tokens,
@@ -232,10 +232,12 @@ def _only_edge(database: Path) -> Iterator[None]:
         os.close(lock)
 
 
-@contextmanager
-def _in_background(library: SessionLibrary) -> Iterator[None]:
-    sweeper = asyncio.ensure_future(library.sweep_for_ever())
+@asynccontextmanager
+async def _in_background(library: SessionLibrary) -> AsyncIterator[None]:
+    sweeper = asyncio.create_task(library.sweep_for_ever())
     try:
         yield
     finally:
         sweeper.cancel()
+        # It lets go of its connection before the database is closed.
+        await asyncio.wait({sweeper}, timeout=LAST_WRITES_S)

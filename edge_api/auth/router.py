@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import JSONResponse
 
 from edge_api.auth.dependencies import Accounts, CurrentPrincipal, GuardedRoute, Limits, address_of
 from edge_api.auth.origin import require_own_origin
 from edge_api.auth.schemas import Grant, LoginForm, Me, Registration, TokenReply, comparable
+from edge_api.bodies import require_json
 from edge_api.problem import problem_responses
 
 COOKIE = "answerdesk_refresh"
@@ -24,7 +25,8 @@ NO_STORE = {"Cache-Control": "no-store"}
     summary="Make an account",
     status_code=201,
     response_model=TokenReply,
-    responses=problem_responses(403, 409, 413, 422, 429, 503),
+    responses=problem_responses(403, 409, 413, 415, 422, 429, 503),
+    dependencies=[Depends(require_json)],
 )
 async def register(request: Request, body: Registration, accounts: Accounts, limits: Limits) -> Response:
     """Makes an account with the scope `chat`, and signs it in."""

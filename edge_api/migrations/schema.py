@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from edge_api.db import Database
+from edge_api.db import Database, time_limit
 from edge_api.errors import StorageUnavailableError
 
 FOLDER = Path(__file__).parent
@@ -47,7 +47,7 @@ async def upgrade(database: Database) -> None:
 async def state(database: Database) -> SchemaState:
     """How the database's schema stands to this build's. Never raises; takes at most 2 s."""
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S), database.unit_of_work() as session:
+        async with time_limit(CHECK_TIMEOUT_S), database.unit_of_work() as session:
             found = await _revision(session)
     except TimeoutError:
         return "timeout"

@@ -255,3 +255,13 @@ async def test_a_member_and_the_operator_replace_a_groups_document(desk: Desk) -
     assert (await desk.local.ingest("new.md", "Zeppelins fly.\n", "staff")).status == UNCHANGED
     # Created for all who may read it: the operator without a token is in no group.
     assert (await desk.local.ingest("new.md", "Zeppelins land.\n")).document.id == first.document.id
+
+
+async def test_a_caller_in_as_many_groups_as_may_be_is_known_by_all_of_them(desk: Desk) -> None:
+    # As long as the edge can make it: an access token has 8 KiB, and these names become three times as much.
+    groups = ["staff", *(f"{number:02}{'ü' * 38}" for number in range(63))]
+
+    person = Person(desk.client, "ada", "acme", groups)
+
+    assert len(person._metadata[0][1]) > 16_000
+    assert shown(await person.search()) == {"acme", "acme-staff"}

@@ -573,7 +573,6 @@ def broken(algorithm: Algorithm) -> dict[str, Bad]:
     return {f"{algorithm}: {what}": bad for what, bad in flaws.items()}
 
 
-ALGORITHMS: Sequence[Algorithm] = ("EdDSA", "ES256", "RS256")
 EXTERNAL: dict[str, Bad] = {
     "the issuer with a slash more": lambda house: bearer(house.external(iss=f"{house.issuer.issuer}/")),
     "keys at an address of the token's own": lambda house: bearer(

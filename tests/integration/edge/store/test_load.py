@@ -25,20 +25,23 @@ FILES_NEEDED = 4 * STREAMS
 
 
 class EchoingAgent(ScriptedAgent):
-    """Answers every question with itself; `hold` True: not before `go_on`, after the first token."""
+    """Answers every question with itself.
+
+    Attributes:
+        held: by question, what an answer waits for before its last step; None: no answer waits.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.go_on = asyncio.Event()
-        self.holding = 0
+        self.held: dict[str, asyncio.Event] | None = None
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> AsyncIterator[pb.ChatResponse]:  # noqa: N802
         """See the class."""
         steps = events(*answer(f"echo of {request.message}"), turn_id=request.request_id)
         for step in steps[:-1]:
             yield step
-        self.holding += 1
-        await self.go_on.wait()
+        if self.held is not None:
+            await self.held.setdefault(request.message, asyncio.Event()).wait()
         yield steps[-1]
 
 
@@ -79,8 +82,7 @@ async def two_messages(client: httpx.AsyncClient, number: int) -> tuple[str, lis
 
 
 async def test_two_hundred_guests_at_once_each_get_their_own_answers(url: str, log_text: io.StringIO) -> None:
-    async with edge_beside(url) as (edge, agent), many_clients(edge.port) as clients:
-        agent.go_on.set()
+    async with edge_beside(url) as (edge, _), many_clients(edge.port) as clients:
         visits = await asyncio.gather(*(two_messages(clients[n % len(clients)], n) for n in range(GUESTS)))
         stored = await rows(edge.database, "messages")
         turns = {row["status"] for row in await rows(edge.database, "turns")}
@@ -126,30 +128,38 @@ async def open_stream(port: int, authorization: str, number: int) -> Connection:
     return reader, writer
 
 
+async def rest_of(connection: Connection) -> bytes:
+    """Read to the end, and hang up."""
+    reader, writer = connection
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
 async def test_a_thousand_open_streams_hold_no_connection_to_the_database(url: str, many_files: None) -> None:
+    waves = [range(first, first + AT_ONCE) for first in range(0, STREAMS, AT_ONCE)]
     async with edge_beside(url) as (edge, agent):
+        agent.held = {}
         authorization = edge.http.headers["Authorization"]
-        room = asyncio.Semaphore(AT_ONCE)
-
-        async def opened(number: int) -> Connection:
-            async with room:
-                return await open_stream(edge.port, authorization, number)
-
-        streams = await asyncio.gather(*map(opened, range(STREAMS)))
-        while agent.holding < STREAMS:
+        streams: list[Connection] = []
+        for wave in waves:
+            streams += await asyncio.gather(*(open_stream(edge.port, authorization, number) for number in wave))
+        while len(agent.held) < STREAMS:
             await edge.anonymous.get("/livez")
         held = edge.database.engine.pool.checkedout()  # type: ignore[attr-defined]
         running = [row["status"] for row in await rows(edge.database, "turns")]
         ready = await edge.anonymous.get("/readyz")
 
-        agent.go_on.set()
-        ends = await asyncio.gather(*(reader.read() for reader, _ in streams))
-        for _, writer in streams:
-            writer.close()
+        ends: list[bytes] = []
+        for wave in waves:
+            for number in wave:
+                agent.held[f"question {number}"].set()
+            ends += await asyncio.gather(*(rest_of(streams[number]) for number in wave))
         stored = [row["content"] for row in await rows(edge.database, "messages") if row["role"] == "assistant"]
 
     assert held == 0
     assert running == ["running"] * STREAMS
     assert ready.status_code == 200
-    assert all(b"event: complete" in end for end in ends)
+    assert [number for number, end in enumerate(ends) if b"event: complete" not in end] == []
     assert sorted(stored) == sorted(f"echo of question {number}" for number in range(STREAMS))

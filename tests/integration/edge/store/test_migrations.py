@@ -17,7 +17,7 @@ from edge_api.settings import Settings
 from edge_api.wiring import read_secrets, running_parts
 from tests.integration.edge.conftest import SECRET, StartEdge
 from tests.integration.edge.store.conftest import Place, database_at, environment, migrate, rows
-from tests.support.postgres_server import postgres_server
+from tests.integration.edge.store.keeper import kept_postgres
 from tests.support.processes import ROOT
 
 TABLES = {"users", "refresh_tokens", "sessions", "messages", "turns", "feedback", "alembic_version"}
@@ -123,7 +123,7 @@ async def test_a_table_of_that_name_that_is_not_alembics_is_unreachable(empty: D
 
 @pytest.mark.needs("postgres")
 async def test_a_server_that_goes_away_is_unreachable_until_it_is_back(tmp_path: Path) -> None:
-    with postgres_server(tmp_path) as server:
+    with kept_postgres(tmp_path) as server:
         database = database_at(server.url())
         found = [await schema.state(database)]
         await schema.upgrade(database)

@@ -41,7 +41,7 @@ async def test_a_second_use_leaves_other_sign_ins_alone(accounts: AccountService
     await accounts.refresh(one.refresh_token)
     assert await refused(accounts, one.refresh_token)
 
-    assert await accounts.refresh(other.refresh_token)
+    await accounts.refresh(other.refresh_token)
 
 
 async def test_of_two_uses_at_once_one_succeeds_and_the_chain_is_ended(
@@ -91,7 +91,7 @@ async def test_what_is_no_token_is_refused_and_logs_nobody_out(
     assert await refused(accounts, token)
     await accounts.logout(token)
 
-    assert await accounts.refresh(living)
+    await accounts.refresh(living)
 
 
 async def test_logging_out_ends_the_chain_and_leaves_other_sign_ins(accounts: AccountService) -> None:
@@ -103,7 +103,7 @@ async def test_logging_out_ends_the_chain_and_leaves_other_sign_ins(accounts: Ac
     await accounts.logout(one.refresh_token)
 
     assert await refused(accounts, newer.refresh_token)
-    assert await accounts.refresh(other.refresh_token)
+    await accounts.refresh(other.refresh_token)
 
 
 async def test_a_sign_in_that_ends_during_a_refresh_is_refused(

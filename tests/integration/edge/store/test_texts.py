@@ -88,4 +88,4 @@ async def test_a_nul_in_the_issuers_words_for_a_user_is_no_error(conversations: 
 
     turn = await talk(conversations, owner=owner)
 
-    assert await talk(conversations, owner=owner, session=turn.session_id)
+    await talk(conversations, owner=owner, session=turn.session_id)
