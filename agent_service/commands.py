@@ -24,7 +24,8 @@ from agent_service.rpc.ingest_client import (
     serving,
 )
 from agent_service.rpc.interceptors import LOCAL
-from agent_service.server import serve
+from agent_service.rpc.tls import ClientTls, client_tls
+from agent_service.server import on_loopback, serve
 from agent_service.settings import Settings
 from agent_service.team.spec import DEFAULT_ROSTER, load_roster
 from agent_service.types import Access, CollectionName, Question, SourceDocument
@@ -111,17 +112,18 @@ async def run_server(settings: Settings, load: IngestOptions | None) -> int:
 async def ingest(settings: Settings, options: IngestOptions, target: str | None) -> int:
     """Stream documents to a serving agent; open the store itself only when none answers. Exit code 1: some failed."""
     address = target or settings.listen
-    if await serving(address):
+    tls = _tls(settings, target)
+    if await serving(address, tls):
         with shown(find_documents(options.paths, options.collection)) as tally:
             try:
-                await ingest_remotely(address, tally.readable(options.access), tally.report, _token(settings))
+                await ingest_remotely(address, tally.readable(options.access), tally.report, _token(settings), tls)
             except CallFailedError as err:
                 tally.problems.append(str(err))
         code = tally.close()
         _advise(tally.problems, options.access)
         return code
     if target is not None:
-        raise StartupError(f"--target {target}: no agent service answers there")
+        raise _nobody(target, tls)
     store = await open_store(settings)
     try:
         return await ingest_here(open_pipeline(store), options)
@@ -145,15 +147,16 @@ async def ingest_here(pipeline: IngestPipeline, options: IngestOptions) -> int:
 async def search(settings: Settings, query: str, top_k: int, target: str | None) -> int:
     """Print the best passages for a query, asked of a serving agent, else of the store itself."""
     address = target or settings.listen
-    if await serving(address):
+    tls = _tls(settings, target)
+    if await serving(address, tls):
         try:
-            hits = await search_remotely(address, query, top_k, _token(settings))
+            hits = await search_remotely(address, query, top_k, _token(settings), tls)
         except CallFailedError as err:
             print(err, file=sys.stderr)  # noqa: T201
             _advise([str(err)], Access(LOCAL.tenant))
             return 1
     elif target is not None:
-        raise StartupError(f"--target {target}: no agent service answers there")
+        raise _nobody(target, tls)
     else:
         store = await open_store(settings)
         try:
@@ -173,6 +176,22 @@ async def search(settings: Settings, query: str, top_k: int, target: str | None)
 
 def _token(settings: Settings) -> str | None:
     return settings.token.get_secret_value() if settings.token else None
+
+
+def _tls(settings: Settings, target: str | None) -> ClientTls | None:
+    tls = client_tls(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    if tls is None and target is not None and not target.startswith("unix:") and not on_loopback(target):
+        print(  # noqa: T201
+            f"--target {target} may be on another machine, and what goes there goes in clear; set AGENT_TLS_CA where "
+            "that agent has TLS",
+            file=sys.stderr,
+        )
+    return tls
+
+
+def _nobody(target: str, tls: ClientTls | None) -> StartupError:
+    hint = "with TLS; has it a certificate of AGENT_TLS_CA that names it?" if tls else "without TLS"
+    return StartupError(f"--target {target}: no agent service answers there {hint}")
 
 
 def _advise(problems: Sequence[str], access: Access) -> None:

@@ -15,6 +15,7 @@ from agent_service.errors import StartupError
 from agent_service.rpc.agent_servicer import AgentServicer
 from agent_service.rpc.interceptors import CallInterceptor
 from agent_service.rpc.knowledge_servicer import KnowledgeServicer
+from agent_service.rpc.tls import ServerCertificates
 from agent_service.rpc.tokens import TokenVerifier
 from agent_service.settings import Settings
 from agent_service.wiring import Parts
@@ -58,13 +59,18 @@ class AgentServer:
         """Make it from its parts; `start` begins to listen.
 
         Raises:
-            StartupError: AGENT_VERIFY_KEY is no public key.
+            StartupError: AGENT_VERIFY_KEY is no public key, or a file of AGENT_TLS_* cannot be used.
         """
         self._parts = parts
         self._settings = settings
         self._health = health.aio.HealthServicer()
         self._knowledge = KnowledgeServicer(parts.searcher, parts.store, parts.pipeline)
         verifier = TokenVerifier(settings.verify_key) if settings.verify_key else None
+        self._certificates = (
+            ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            if settings.tls_cert and settings.tls_key
+            else None
+        )
         self._server = grpc.aio.server(interceptors=(CallInterceptor(verifier),), options=OPTIONS)
 
     async def start(self) -> int:
@@ -81,14 +87,14 @@ class AgentServer:
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
-            port: int = self._server.add_insecure_port(self._settings.listen)
+            port = self._bind()
         except RuntimeError as err:
             raise StartupError(
                 f"AGENT_LISTEN={self._settings.listen}: cannot listen there; is another agent service running? "
                 "Stop it, or choose another port"
             ) from err
         await self._server.start()
-        if self._settings.verify_key is None and not _on_loopback(self._settings.listen):
+        if self._settings.verify_key is None and not on_loopback(self._settings.listen):
             log.warning(
                 "callers from other machines will all be refused: AGENT_VERIFY_KEY is not set",
                 extra={"address": self._settings.listen},
@@ -106,13 +112,22 @@ class AgentServer:
         await self._parts.turns.drain(self._settings.drain_s)
         await self._server.stop(STOP_GRACE_S)
 
+    def _bind(self) -> int:
+        port: int = (
+            self._server.add_insecure_port(self._settings.listen)
+            if self._certificates is None
+            else self._server.add_secure_port(self._settings.listen, self._certificates.credentials())
+        )
+        return port
+
     async def _set_health(self, status: int) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
 
 
-def _on_loopback(listen: str) -> bool:
-    host = listen.rpartition(":")[0].strip("[]")
+def on_loopback(address: str) -> bool:
+    """Whether HOST:PORT is of this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -128,7 +143,7 @@ async def serve(parts: Parts, settings: Settings, load: Callable[[], Awaitable[N
         load: done after listening and before health says SERVING.
 
     Raises:
-        StartupError: the address is taken, AGENT_VERIFY_KEY is no public key, or loading failed.
+        StartupError: the address is taken, AGENT_VERIFY_KEY or a file of AGENT_TLS_* is of no use, or loading failed.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     roster: Path | None = None
     verify_key: str | None = None
     token: SecretStr | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tls_ca: Path | None = None
 
     model_provider: Literal["offline", "openai"] | None = None
     openai_api: Literal["responses", "chat_completions"] = "responses"
@@ -66,6 +70,16 @@ class Settings(BaseSettings):
     def _openai_needs_a_key(self) -> Self:
         if self.provider == "openai" and self.openai_api_key is None:
             raise ValueError("AGENT_MODEL_PROVIDER=openai needs OPENAI_API_KEY")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if self.tls_cert and not self.tls_key:
+            raise ValueError("AGENT_TLS_KEY: must be set, because AGENT_TLS_CERT is")
+        if self.tls_key and not self.tls_cert:
+            raise ValueError("AGENT_TLS_CERT: must be set, because AGENT_TLS_KEY is")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("AGENT_TLS_CERT: must be set, because AGENT_TLS_CLIENT_CA is")
         return self
 
     @property

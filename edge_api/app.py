@@ -48,7 +48,7 @@ def create_app(settings: Settings, *, pace: Pace = DEFAULT_PACE, clock: Clock = 
         clock: the time of day; decides which sessions and tokens have expired.
 
     Raises:
-        StartupError: a secret is missing or weak.
+        StartupError: a secret is missing or weak, or a certificate cannot be used.
     """
     app = Edge(
         title="Answerdesk",
@@ -103,7 +103,12 @@ def _lifespan(settings: Settings, secrets: Secrets, clock: Clock) -> Callable[[F
         try:
             async with (
                 running_parts(settings, secrets, clock) as parts,
-                connect(settings.agent_target, signer=parts.signer, turn_timeout_s=settings.turn_timeout_s) as agent,
+                connect(
+                    settings.agent_target,
+                    signer=parts.signer,
+                    turn_timeout_s=settings.turn_timeout_s,
+                    tls=secrets.agent_tls,
+                ) as agent,
             ):
                 app.state.agent = agent
                 for name in ("database", "guard", "accounts", "conversations", "library", "recorder", "limits"):

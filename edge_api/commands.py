@@ -64,7 +64,9 @@ def _add_users(users: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text)
         action.add_argument("username")
         action.add_argument("--tenant", help="whose documents the account reads")
-        action.add_argument("--group", action="append", help="a group the account is in; repeatable")
+        groups = action.add_mutually_exclusive_group()
+        groups.add_argument("--group", action="append", help="a group the account is in; repeatable")
+        groups.add_argument("--no-groups", action="store_const", const=[], dest="group", help="in no group")
         action.add_argument("--scope", action="append", choices=("chat", "documents:write", "admin"), help="repeatable")
     for name, text in (
         ("password", "set a password, and end every sign-in"),

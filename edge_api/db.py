@@ -144,7 +144,7 @@ def database_url(given: str | None, data_dir: Path) -> URL:
     except (ArgumentError, ValueError):
         # Its text quotes the address, and with it the password.
         raise StartupError("EDGE_DATABASE_URL: is not a database address") from None
-    match url.drivername.partition("+")[0]:
+    match url.drivername.lower().partition("+")[0]:
         case "sqlite":
             if not url.database or url.database == ":memory:":
                 raise StartupError(

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from edge_api import errors
 from edge_api.errors import EdgeError, LimitedError, TurnRunningError, UpstreamError
@@ -282,4 +283,16 @@ def problem_response(problem: Problem, *, instance: str, headers: Mapping[str, s
 async def handle(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for every error that is foreseen."""
     headers = error.headers if isinstance(error, HTTPException) else None
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        headers = {"Allow": ", ".join(_methods_of(request))}
     return problem_response(problem_of(error), instance=request.url.path, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """What the path takes. Starlette's own list is that of the first route with this path."""
+    scope = dict(request.scope)
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches(scope | {"method": method})[0] is Match.FULL for route in request.app.routes)
+    ]

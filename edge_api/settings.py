@@ -18,6 +18,7 @@ PREFIX = "EDGE_"
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 TARGET = re.compile(r"(?:(?:ipv4|ipv6|dns|unix|unix-abstract):\S+|[^\s:/]+:[0-9]{1,5}|\[[0-9a-fA-F:.]+\]:[0-9]{1,5})")
 LOOPBACK_TARGET = re.compile(r"(?:ipv4:|ipv6:|dns:)?(?:127\.[0-9.]+|localhost|\[::1\]):[0-9]+|unix(?:-abstract)?:\S+")
+TLS_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|[0-9a-fA-F]*:[0-9a-fA-F:.]+")
 # As in auth.schemas, which nothing down here may import.
 OWN_ISSUER = "answerdesk"
 # At most a million: a bucket keeps the time of each request.
@@ -42,6 +43,10 @@ class Settings(BaseSettings):
 
     agent_target: str = "127.0.0.1:50051"
     agent_signing_key: SecretStr | None = None
+    agent_tls_ca: Path | None = None
+    agent_tls_cert: Path | None = None
+    agent_tls_key: Path | None = None
+    agent_tls_name: str | None = None
 
     jwt_secret: SecretStr | None = None
     access_token_ttl_s: float = Field(default=900.0, ge=1, le=86_400)
@@ -77,6 +82,13 @@ class Settings(BaseSettings):
     def _target(cls, value: str) -> str:
         if not TARGET.fullmatch(value):
             raise ValueError("must be HOST:PORT, ipv4:HOST:PORT,HOST:PORT or dns:NAME:PORT, such as 127.0.0.1:50051")
+        return value
+
+    @field_validator("agent_tls_name")
+    @classmethod
+    def _tls_name(cls, value: str | None) -> str | None:
+        if value is not None and not TLS_NAME.fullmatch(value):
+            raise ValueError("must be a host's name or address as in the certificate, without a port")
         return value
 
     @field_validator("cors_origins", "trusted_proxies", mode="before")
@@ -162,6 +174,24 @@ class Settings(BaseSettings):
         missing = [name for name, value in given.items() if value is None]
         if missing and len(missing) < len(given):
             raise ValueError(f"{', '.join(missing)}: an external issuer needs its URL, its name and our audience")
+        return self
+
+    @model_validator(mode="after")
+    def _agent_tls_is_whole(self) -> Self:
+        cert, key, name = self.agent_tls_cert, self.agent_tls_key, self.agent_tls_name
+        for given, needed, missing in (
+            (cert, key, "EDGE_AGENT_TLS_KEY: must be set, because EDGE_AGENT_TLS_CERT is"),
+            (key, cert, "EDGE_AGENT_TLS_CERT: must be set, because EDGE_AGENT_TLS_KEY is"),
+            (cert, self.agent_tls_ca, "EDGE_AGENT_TLS_CA: must be set, because EDGE_AGENT_TLS_CERT is"),
+            (name, self.agent_tls_ca, "EDGE_AGENT_TLS_CA: must be set, because EDGE_AGENT_TLS_NAME is"),
+        ):
+            if given and not needed:
+                raise ValueError(missing)
+        if self.agent_tls_ca and not name and "," in self.agent_target:
+            raise ValueError(
+                "EDGE_AGENT_TLS_NAME: must be set where EDGE_AGENT_TARGET has several addresses: the name that all "
+                "their certificates have"
+            )
         return self
 
     @property

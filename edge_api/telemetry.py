@@ -58,3 +58,9 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     root.setLevel(level)
     # It tells of every connection that it looks at; what was migrated is told by us.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_says_no_traceback)
+
+
+def _says_no_traceback(record: logging.LogRecord) -> bool:
+    """Whether a record may pass: uvicorn writes why an application did not start as a text, exceptions quoted."""
+    return not record.getMessage().startswith("Traceback")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_api.agent_client.signing import CallerSigner
+from edge_api.agent_client.tls import Tls, read_tls
 from edge_api.auth.dependencies import Guard
 from edge_api.auth.jwks import ClaimNames, ExternalIssuer, Trust
 from edge_api.auth.passwords import Passwords
@@ -49,17 +50,21 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What this process signs with; `agent` None: the agent on this machine takes calls without a token."""
+    """What this process signs with; `agent` None: the agent on this machine takes calls without a token.
+
+    `agent_tls` None: calls of the agent service go in clear.
+    """
 
     access_tokens: str
     agent: CallerSigner | None
+    agent_tls: Tls | None
 
 
 def read_secrets(settings: Settings) -> Secrets:
     """The secrets of this edge. In development on one machine the one for access tokens is made where it is missing.
 
     Raises:
-        StartupError: one is missing where it must be given, or weak.
+        StartupError: one is missing where it must be given, or weak; or a file of EDGE_AGENT_TLS_* cannot be used.
     """
     given = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
     why_not = _why_given(settings)
@@ -70,7 +75,13 @@ def read_secrets(settings: Settings) -> Secrets:
             "EDGE_AGENT_SIGNING_KEY must be set where the agent service is on another machine; make a key with: "
             "openssl genpkey -algorithm ed25519"
         )
-    return Secrets(secret, CallerSigner(key.get_secret_value()) if key else None)
+    tls = read_tls(settings.agent_tls_ca, settings.agent_tls_cert, settings.agent_tls_key, settings.agent_tls_name)
+    if tls is None and not settings.agent_is_local:
+        log.warning(
+            "questions, documents and tokens go to the agent service in clear: EDGE_AGENT_TLS_CA is not set",
+            extra={"target": settings.agent_target},
+        )
+    return Secrets(secret, CallerSigner(key.get_secret_value()) if key else None, tls)
 
 
 def open_database(settings: Settings) -> Database:
@@ -150,7 +161,7 @@ def _why_given(settings: Settings) -> str | None:
     """Why the secret must be given; None: it may be made."""
     if settings.env == "production":
         return "in production"
-    if settings.database_url and not settings.database_url.get_secret_value().startswith("sqlite"):
+    if settings.database_url and not settings.database_url.get_secret_value().lower().startswith("sqlite"):
         return "beside PostgreSQL: every edge needs the same one"
     if not _is_loopback(settings.host):
         return "where others can reach this edge (EDGE_HOST)"

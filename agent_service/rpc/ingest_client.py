@@ -10,6 +10,7 @@ from answerdesk.v1 import knowledge_service_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agent_service.rpc.convert_knowledge import document_to_proto
+from agent_service.rpc.tls import ClientTls
 from agent_service.types import SourceDocument
 
 CONNECT_S = 2.0
@@ -42,9 +43,9 @@ class CallFailedError(Exception):
     """The serving agent ended the call. The message names its reason; documents reported before are durable."""
 
 
-async def serving(target: str) -> bool:
-    """Whether an agent answers at `target` within two seconds."""
-    async with grpc.aio.insecure_channel(target) as channel:
+async def serving(target: str, tls: ClientTls | None = None) -> bool:
+    """Whether an agent answers at `target` within two seconds, and over TLS where that is asked for."""
+    async with _channel(target, tls) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             await stub.Check(health_pb2.HealthCheckRequest(), timeout=CONNECT_S)
@@ -54,7 +55,11 @@ async def serving(target: str) -> bool:
 
 
 async def ingest_remotely(
-    target: str, documents: Iterable[SourceDocument], report: Callable[[IngestReport], None], token: str | None = None
+    target: str,
+    documents: Iterable[SourceDocument],
+    report: Callable[[IngestReport], None],
+    token: str | None = None,
+    tls: ClientTls | None = None,
 ) -> None:
     """Send documents to the agent at `target`, one after the answer to the other.
 
@@ -63,15 +68,12 @@ async def ingest_remotely(
         documents: read lazily, so that memory holds one at a time.
         report: called for each, in order, when it is durable or rejected.
         token: says who calls; None: the agent's own machine.
+        tls: None: in clear.
 
     Raises:
         CallFailedError: the agent ended the call, or did not answer in time.
     """
-    options = [
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ]
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    async with _channel(target, tls) as channel:
         stub = pb_grpc.KnowledgeServiceStub(channel)
         metadata = _metadata(token)
         try:
@@ -96,13 +98,15 @@ class SearchHit:
     text: str
 
 
-async def search_remotely(target: str, query: str, top_k: int, token: str | None = None) -> list[SearchHit]:
+async def search_remotely(
+    target: str, query: str, top_k: int, token: str | None = None, tls: ClientTls | None = None
+) -> list[SearchHit]:
     """The best passages for a query, best first, from the agent at `target`.
 
     Raises:
         CallFailedError: the agent refused the search, or did not answer in time.
     """
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with _channel(target, tls) as channel:
         stub = pb_grpc.KnowledgeServiceStub(channel)
         try:
             request = pb.SearchRequest(query=query, top_k=top_k)
@@ -110,6 +114,14 @@ async def search_remotely(target: str, query: str, top_k: int, token: str | None
         except grpc.aio.AioRpcError as err:
             raise CallFailedError(f"{err.code().name}: {err.details()}") from err
     return [SearchHit(p.uri, p.title, p.heading, p.score, p.text) for p in reply.passages]
+
+
+def _channel(target: str, tls: ClientTls | None) -> grpc.aio.Channel:
+    options: list[tuple[str, str | int]] = [
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ]
+    return tls.channel(target, options) if tls else grpc.aio.insecure_channel(target, options=options)
 
 
 def _metadata(token: str | None) -> tuple[tuple[str, str], ...]:

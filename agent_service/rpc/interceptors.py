@@ -141,6 +141,8 @@ class _Call:
         if len(authorizations) > 1 or scheme.lower() != "bearer" or not token:
             raise UnauthenticatedError("authorization must be given once, as: Bearer TOKEN")
         if self._verifier is None:
+            # The caller is not told of our settings; whoever looks why every call fails finds it here.
+            log.warning("a call with a token was refused: AGENT_VERIFY_KEY is not set")
             raise UnauthenticatedError("this service is not set up to verify tokens")
         return self._verifier.verify(token)
 

@@ -18,6 +18,7 @@ from edge_api.agent_client.answer import Answer
 from edge_api.agent_client.decode import decoding
 from edge_api.agent_client.events import Health, JsonObject, NewDocument, Question
 from edge_api.agent_client.signing import Caller, CallerSigner
+from edge_api.agent_client.tls import Tls
 from edge_api.errors import EdgeError, InvalidCursorError, UnvouchedCallerError, UpstreamError
 from edge_api.telemetry import request_id_var
 
@@ -218,9 +219,20 @@ class AgentClient:
 
 
 @asynccontextmanager
-async def connect(target: str, *, signer: CallerSigner | None, turn_timeout_s: float) -> AsyncIterator[AgentClient]:
-    """A client on a channel of its own; an agent that is away is looked for again by itself."""
-    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+async def connect(
+    target: str, *, signer: CallerSigner | None, turn_timeout_s: float, tls: Tls | None = None
+) -> AsyncIterator[AgentClient]:
+    """A client on a channel of its own, in clear without `tls`; an agent that is away is looked for again by itself."""
+    async with _channel(target, tls) as channel:
         # Connect now; else the first question waits for it.
         channel.get_state(try_to_connect=True)
         yield AgentClient(channel, signer=signer, turn_timeout_s=turn_timeout_s)
+
+
+def _channel(target: str, tls: Tls | None) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    # Of a list of addresses grpc takes the text for the name to look for.
+    named = (("grpc.ssl_target_name_override", tls.name),) if tls.name else ()
+    credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
+    return grpc.aio.secure_channel(target, credentials, options=(*CHANNEL_OPTIONS, *named))

@@ -1,5 +1,6 @@
 """What operators do with built-in accounts."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,11 @@ from edge_api.auth.repository import AccountRepository, RefreshTokenRepository
 from edge_api.auth.schemas import DEFAULT_TENANT, NewAccount, Registration, UserId, comparable
 from edge_api.db import Clock, Database, UnitOfWork, utc_now
 from edge_api.errors import InvalidAccountError, UnknownAccountError
+
+# What a document can name as its readers (`Access` in the protocol): an account of another name would read nothing.
+TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+GROUP = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+MAX_GROUPS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +46,11 @@ class AccountAdministration:
         """Make an account, by default with the scope `chat` in the tenant `default`.
 
         Raises:
-            InvalidAccountError: the name or the password breaks a rule of registration.
+            InvalidAccountError: the name or the password breaks a rule of registration, or a tenant or group its own.
             UsernameTakenError: somebody has that name.
         """
         _check(username, password)
+        _check_access(change)
         account = NewAccount(
             username,
             comparable(username),
@@ -59,8 +66,10 @@ class AccountAdministration:
         """Change an account. Disabling it ends every sign-in.
 
         Raises:
+            InvalidAccountError: no document can name such a tenant or group.
             UnknownAccountError: there is none of that name.
         """
+        _check_access(change)
         async with self._database.unit_of_work() as unit:
             user = await _require(unit, username)
             user.tenant = change.tenant or user.tenant
@@ -99,3 +108,11 @@ def _check(username: str, password: str) -> None:
         # Its own text quotes the password.
         problems = (f"{'.'.join(map(str, each['loc'])) or 'account'}: {each['msg']}" for each in err.errors())
         raise InvalidAccountError("; ".join(problems)) from None
+
+
+def _check_access(change: Change) -> None:
+    if change.tenant is not None and not TENANT.fullmatch(change.tenant):
+        raise InvalidAccountError("tenant: must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
+    groups = change.groups or ()
+    if len(groups) > MAX_GROUPS or not all(map(GROUP.fullmatch, groups)):
+        raise InvalidAccountError(f"groups: at most {MAX_GROUPS}, of 1 to 64 characters of A-Z a-z 0-9 . _ : -")

@@ -31,14 +31,15 @@ async def search(
     caller: CurrentCaller,
     q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="The question.")],
     collection: Annotated[
-        list[Collection] | None, Query(max_length=16, description="Search only these. Default: all.")
-    ] = None,
+        list[Collection],
+        Query(default_factory=list, max_length=16, description="Search only these. Default: all."),
+    ],
     top_k: Annotated[int, Query(ge=1, le=50, description="Most passages to return.")] = 8,
 ) -> Any:
     """Retrieval without generation: the passages an answer to `q` would be made from, best first."""
     if not q.strip():
         raise RequestValidationError([{"type": "blank", "loc": ("query", "q"), "msg": "must not be only white space"}])
-    return await agent.search(q, caller, collections=collection or (), top_k=top_k)
+    return await agent.search(q, caller, collections=collection, top_k=top_k)
 
 
 @router.get("/api/documents", summary="List documents", response_model=DocumentList, responses=READING)

@@ -4,28 +4,24 @@ The server runs in threads, so that it serves the test's own process and others 
 process trust it.
 """
 
-import datetime
 import functools
 import json
 import ssl
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import jwt
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import get_default_algorithms
+
+from tests.support.certificates import make_authority, make_certificate
 
 Algorithm: TypeAlias = Literal["RS256", "ES256", "EdDSA"]
 Private: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -187,57 +183,9 @@ def _changed(usual: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _certificates(folder: Path) -> tuple[Path, Path]:
     """An authority's certificate, and the server's with its key."""
-    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Test authority {uuid.uuid4()}")])
-    identity = x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key())
-    root = (
-        _certificate(authority, authority, authority_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        .add_extension(identity, critical=False)
-        .sign(authority_key, hashes.SHA256())
-    )
-    server = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1")), x509.DNSName("localhost")])
-    leaf = (
-        _certificate(server, authority, server_key.public_key())
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identity), critical=False)
-        .sign(authority_key, hashes.SHA256())
-    )
+    authority = make_authority()
+    server = make_certificate(authority)
     ca_file, server_file = folder / "issuer-ca.pem", folder / "issuer.pem"
-    ca_file.write_bytes(root.public_bytes(Encoding.PEM))
-    key = server_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    server_file.write_bytes(key + leaf.public_bytes(Encoding.PEM))
+    ca_file.write_bytes(authority.pem)
+    server_file.write_bytes(server.key + server.pem)
     return ca_file, server_file
-
-
-def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-    )
-
-
-def _usage(**true: bool) -> x509.KeyUsage:
-    names = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**(dict.fromkeys(names, False) | true))

@@ -172,6 +172,7 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
     def __init__(self) -> None:
         self.health = health_aio.HealthServicer()
         self.port = 0
+        self.credentials: grpc.ServerCredentials | None = None
         self._server: grpc.aio.Server | None = None
         self.forget()
 
@@ -197,7 +198,10 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
         pb_grpc.add_AgentServiceServicer_to_server(self, server)
         pb_knowledge_grpc.add_KnowledgeServiceServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        self.port = (
+            server.add_secure_port(address, self.credentials) if self.credentials else server.add_insecure_port(address)
+        )
         await self.serving()
         await server.start()
         self._server = server

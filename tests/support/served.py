@@ -59,11 +59,15 @@ def parts_over(shelf: Shelf, **given: Any) -> Parts:
 class Client:
     """The stubs of one channel."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, credentials: grpc.ChannelCredentials | None = None) -> None:
         self.port = port
         self.target = f"127.0.0.1:{port}"
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self.channel = grpc.aio.insecure_channel(self.target, options=options)
+        self.channel = (
+            grpc.aio.secure_channel(self.target, credentials, options=options)
+            if credentials
+            else grpc.aio.insecure_channel(self.target, options=options)
+        )
         self.agent = pb_grpc.AgentServiceStub(self.channel)
         self.knowledge = knowledge_grpc.KnowledgeServiceStub(self.channel)
         self._health: Any = health_pb2_grpc.HealthStub(self.channel)

@@ -9,7 +9,6 @@ import hmac
 import json
 import math
 import secrets
-import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -237,34 +236,27 @@ async def house(issuer: JwksServer) -> AsyncIterator[House]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SSL_CERT_FILE", str(issuer.ca_file))
-            async with running_edge(
-                agent.target,
-                jwks_url=issuer.url,
-                jwt_issuer=issuer.issuer,
-                jwt_audience=issuer.issuer,
-                agent_signing_key=SecretStr(private_key),
-                max_body_bytes=MAX_BODY_BYTES,
-            ) as edge:
-                send_at_once(edge)
-                # A connection that was accepted after that.
-                async with client_of(edge.port) as http:
-                    response = await http.post("/api/auth/guest")
-                    http.cookies.clear()
-                    headers = bearer(response.json()["access_token"])
-                    me = (await http.get("/api/auth/me", headers=headers)).json()
-                    reply = (await http.post("/api/chat", json={"message": "mine"}, headers=headers)).json()
-                    refresh_token = response.cookies["answerdesk_refresh"]
-                    session_id, message_id = reply["session_id"], reply["message_id"]
-                    yield House(edge, http, issuer, private_key, me["user_id"], session_id, message_id, refresh_token)
+            async with (
+                running_edge(
+                    agent.target,
+                    jwks_url=issuer.url,
+                    jwt_issuer=issuer.issuer,
+                    jwt_audience=issuer.issuer,
+                    agent_signing_key=SecretStr(private_key),
+                    max_body_bytes=MAX_BODY_BYTES,
+                ) as edge,
+                client_of(edge.port) as http,
+            ):
+                response = await http.post("/api/auth/guest")
+                http.cookies.clear()
+                headers = bearer(response.json()["access_token"])
+                me = (await http.get("/api/auth/me", headers=headers)).json()
+                reply = (await http.post("/api/chat", json={"message": "mine"}, headers=headers)).json()
+                refresh_token = response.cookies["answerdesk_refresh"]
+                session_id, message_id = reply["session_id"], reply["message_id"]
+                yield House(edge, http, issuer, private_key, me["user_id"], session_id, message_id, refresh_token)
     finally:
         await agent.stop()
-
-
-def send_at_once(edge: Edge) -> None:
-    """Spare thousands of requests 40 ms each: without TCP_NODELAY, which only uvloop sets, a body waits for an ACK."""
-    for server in edge.server.servers:
-        for sock in server.sockets:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def bearer(token: str) -> Headers:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from edge_api.auth import passwords
 from tests.integration.edge.conftest import Edge, StartEdge, client_of, running_edge
 from tests.support.scripted_agent import scripted_agent
 
@@ -62,8 +63,12 @@ class Visitor:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def visitor() -> AsyncIterator[Visitor]:
-    async with scripted_agent() as agent, running_edge(agent.target) as edge, client_of(edge.port) as http:
-        yield Visitor(edge, http)
+    with pytest.MonkeyPatch.context() as patch:
+        # What a hash costs is not shown here, and half a second for each would add up.
+        patch.setattr(passwords, "TIME_COST", 1)
+        patch.setattr(passwords, "MEMORY_KIB", 1_024)
+        async with scripted_agent() as agent, running_edge(agent.target) as edge, client_of(edge.port) as http:
+            yield Visitor(edge, http)
 
 
 def name() -> str:

@@ -67,6 +67,10 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "AGENT_ROSTER": ("/etc/roster.toml", "roster", Path("/etc/roster.toml")),
     "AGENT_VERIFY_KEY": ("/etc/agent-verify.pem", "verify_key", "/etc/agent-verify.pem"),
     "AGENT_TOKEN": ("a.b-c_d.e", "token", SecretStr("a.b-c_d.e")),
+    "AGENT_TLS_CERT": ("/etc/agent.pem", "tls_cert", Path("/etc/agent.pem")),
+    "AGENT_TLS_KEY": ("/etc/agent.key", "tls_key", Path("/etc/agent.key")),
+    "AGENT_TLS_CLIENT_CA": ("/etc/clients.pem", "tls_client_ca", Path("/etc/clients.pem")),
+    "AGENT_TLS_CA": ("/etc/ca.pem", "tls_ca", Path("/etc/ca.pem")),
     "AGENT_MODEL_PROVIDER": ("offline", "model_provider", "offline"),
     "AGENT_OPENAI_API": ("chat_completions", "openai_api", "chat_completions"),
     "AGENT_MODEL": ("large", "model", "large"),
@@ -84,11 +88,16 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
 }
 
 
+PAIR = {"AGENT_TLS_CERT": "/pair.pem", "AGENT_TLS_KEY": "/pair.key"}
+NEEDED = {"AGENT_TLS_CERT": PAIR, "AGENT_TLS_KEY": PAIR, "AGENT_TLS_CLIENT_CA": PAIR}
+"""What else must be set."""
+
+
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     value, field, expected = VARIABLES[variable]
 
-    assert getattr(loaded(monkeypatch, {variable: value}), field) == expected
+    assert getattr(loaded(monkeypatch, NEEDED.get(variable, {}) | {variable: value}), field) == expected
 
 
 def test_the_table_above_has_every_variable() -> None:
@@ -134,6 +143,26 @@ def test_openai_without_a_key_is_a_start_up_error_that_names_both_variables(monk
 
     assert "AGENT_MODEL_PROVIDER" in message
     assert "OPENAI_API_KEY" in message
+
+
+# --- TLS ---
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (["AGENT_TLS_CERT"], "AGENT_TLS_KEY"),
+        (["AGENT_TLS_KEY"], "AGENT_TLS_CERT"),
+        (["AGENT_TLS_CLIENT_CA"], "AGENT_TLS_CERT"),
+        (["AGENT_TLS_CLIENT_CA", "AGENT_TLS_CERT"], "AGENT_TLS_KEY"),
+    ],
+)
+def test_a_part_of_tls_is_a_start_up_error_that_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, given: list[str], missing: str
+) -> None:
+    message = problem(monkeypatch, **dict.fromkeys(given, "/some.pem"))
+
+    assert message.startswith(f"{missing}: must be set, because AGENT_TLS_")
 
 
 # --- what is wrong ---

@@ -131,6 +131,50 @@ def test_origins_may_be_given_as_values() -> None:
     assert Settings(cors_origins=("https://a.example",)).cors_origins == ("https://a.example",)
 
 
+# TLS to the agent service
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (["CERT"], "KEY"),
+        (["KEY"], "CERT"),
+        (["CERT", "KEY"], "CA"),
+        (["NAME"], "CA"),
+        (["CA", "CERT"], "KEY"),
+    ],
+)
+def test_a_part_of_tls_is_refused_by_the_name_of_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, given: list[str], missing: str
+) -> None:
+    for name in given:
+        monkeypatch.setenv(f"EDGE_AGENT_TLS_{name}", "agent")
+
+    with pytest.raises(StartupError, match=rf"^EDGE_AGENT_TLS_{missing}: must be set"):
+        load_settings()
+
+
+def test_several_addresses_under_tls_need_the_name_that_all_certificates_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_AGENT_TARGET", "ipv4:10.0.0.1:50051,10.0.0.2:50051")
+    assert load_settings().agent_tls_ca is None
+
+    monkeypatch.setenv("EDGE_AGENT_TLS_CA", "/ca.pem")
+    with pytest.raises(StartupError, match=r"^EDGE_AGENT_TLS_NAME: must be set where EDGE_AGENT_TARGET"):
+        load_settings()
+
+    monkeypatch.setenv("EDGE_AGENT_TLS_NAME", "agent.internal")
+    assert load_settings().agent_tls_name == "agent.internal"
+
+
+@pytest.mark.parametrize("name", ["agent.internal:50051", "https://agent", "agent internal", ".", "a..b", "*.internal"])
+def test_a_name_that_no_certificate_is_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("EDGE_AGENT_TLS_CA", "/ca.pem")
+    monkeypatch.setenv("EDGE_AGENT_TLS_NAME", name)
+
+    with pytest.raises(StartupError, match=r"^EDGE_AGENT_TLS_NAME: must be a host's name"):
+        load_settings()
+
+
 # Settings of accounts, issuers and limits
 
 
@@ -149,7 +193,7 @@ def test_defaults_of_accounts_and_limits_are_the_documented_ones() -> None:
     assert (settings.registration, settings.guests) == ("open", "on")
     assert (settings.access_token_ttl_s, settings.refresh_token_ttl_s) == (900, 2_592_000)
     assert (settings.rate_limit, settings.trusted_proxies) == ("60/minute", ())
-    assert settings.jwt_secret is settings.jwks_url is settings.redis_url is settings.database_url is None
+    assert (settings.jwt_secret, settings.jwks_url, settings.redis_url, settings.database_url) == (None,) * 4
     assert settings.agent_is_local
 
 
@@ -261,7 +305,7 @@ def test_an_issuer_is_given_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch,
 def test_all_that_an_issuer_lacks_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_JWT_ISSUER", ISSUER["EDGE_JWT_ISSUER"])
 
-    with pytest.raises(StartupError, match="^EDGE_JWKS_URL, EDGE_JWT_AUDIENCE: "):
+    with pytest.raises(StartupError, match=r"^EDGE_JWKS_URL, EDGE_JWT_AUDIENCE: "):
         load_settings()
 
 

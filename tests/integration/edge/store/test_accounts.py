@@ -20,7 +20,7 @@ from edge_api.errors import (
     UnknownAccountError,
     UsernameTakenError,
 )
-from tests.integration.edge.store.conftest import ask, kinds, rows, talk, together
+from tests.integration.edge.store.steps import ask, kinds, rows, talk, together
 
 PASSWORD = "a long sentence that nobody else uses"
 RULES = AccountRules(refresh_ttl_s=10_000)

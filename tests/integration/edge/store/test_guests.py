@@ -12,7 +12,7 @@ from edge_api.conversations.service import ConversationService
 from edge_api.db import Database
 from edge_api.errors import InvalidRefreshTokenError, TokenExpiredError, UnauthenticatedError
 from tests.integration.edge.conftest import principal
-from tests.integration.edge.store.conftest import StillClock, ask, kinds, rows, talk, together
+from tests.integration.edge.store.steps import StillClock, ask, kinds, rows, talk, together
 
 PASSWORD = "a long sentence that nobody else uses"
 

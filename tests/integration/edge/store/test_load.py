@@ -15,7 +15,7 @@ from answerdesk.v1 import agent_service_pb2 as pb
 from pydantic import SecretStr
 
 from tests.integration.edge.conftest import Edge, running_edge
-from tests.integration.edge.store.conftest import rows
+from tests.integration.edge.store.steps import rows
 from tests.support.scripted_agent import Context, ScriptedAgent, answer, events
 
 GUESTS = 200

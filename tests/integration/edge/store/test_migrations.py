@@ -16,8 +16,9 @@ from edge_api.migrations import schema
 from edge_api.settings import Settings
 from edge_api.wiring import read_secrets, running_parts
 from tests.integration.edge.conftest import SECRET, StartEdge
-from tests.integration.edge.store.conftest import Place, database_at, environment, migrate, rows
+from tests.integration.edge.store.conftest import Place
 from tests.integration.edge.store.keeper import kept_postgres
+from tests.integration.edge.store.steps import database_at, environment, migrate, rows
 from tests.support.processes import ROOT
 
 TABLES = {"users", "refresh_tokens", "sessions", "messages", "turns", "feedback", "alembic_version"}

@@ -18,8 +18,8 @@ from edge_api.db import UNIT_TIMEOUT_S, Database, database_url
 from edge_api.errors import StorageUnavailableError
 from edge_api.migrations import schema
 from tests.integration.edge.conftest import Edge, StartEdge
-from tests.integration.edge.store.conftest import database_at, migrate, rows
 from tests.integration.edge.store.keeper import KeptPostgres, kept_postgres
+from tests.integration.edge.store.steps import database_at, migrate, rows
 from tests.integration.edge.streams import streaming
 from tests.support.postgres_server import PostgresServer
 from tests.support.scripted_agent import ScriptedAgent, answer, events, started, token

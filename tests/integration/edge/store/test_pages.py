@@ -10,7 +10,7 @@ from edge_api.conversations.library import Page, SessionLibrary
 from edge_api.conversations.schemas import SessionId, SessionInfo
 from edge_api.conversations.service import ConversationService
 from edge_api.errors import InvalidCursorError
-from tests.integration.edge.store.conftest import ADA, BOB, StillClock, drafted, talk
+from tests.integration.edge.store.steps import ADA, BOB, StillClock, drafted, talk
 
 
 async def all_pages(library: SessionLibrary, *, limit: int = 10, query: str = "") -> list[list[SessionInfo]]:

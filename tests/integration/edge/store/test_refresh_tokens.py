@@ -10,7 +10,7 @@ from edge_api.auth.repository import RefreshTokenRepository
 from edge_api.auth.service import MAX_REFRESH_CHARACTERS, AccountService
 from edge_api.db import Database
 from edge_api.errors import InvalidRefreshTokenError
-from tests.integration.edge.store.conftest import StillClock, kinds, rows, together, until_waiting
+from tests.integration.edge.store.steps import StillClock, kinds, rows, together, until_waiting
 
 
 async def refused(accounts: AccountService, token: str | None) -> bool:

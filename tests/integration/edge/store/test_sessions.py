@@ -9,7 +9,7 @@ from edge_api.conversations.schemas import OpenTurn, SessionId
 from edge_api.conversations.service import ConversationService
 from edge_api.db import Database
 from edge_api.errors import MessageNotFoundError, NotYourSessionError, SessionExpiredError, SessionNotFoundError
-from tests.integration.edge.store.conftest import (
+from tests.integration.edge.store.steps import (
     ADA,
     BOB,
     TTL_S,

@@ -7,7 +7,7 @@ from edge_api.conversations.schemas import MessageId, NewMessage, SessionId
 from edge_api.conversations.service import ConversationService
 from edge_api.errors import MessageNotFoundError, SessionNotFoundError
 from tests.integration.edge.conftest import principal
-from tests.integration.edge.store.conftest import ADA, ask, drafted, talk
+from tests.integration.edge.store.steps import ADA, ask, drafted, talk
 
 NUL = "a\x00b"
 SHOWN = "a\N{REPLACEMENT CHARACTER}b"

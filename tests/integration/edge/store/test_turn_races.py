@@ -12,7 +12,7 @@ from edge_api.conversations.service import ConversationService, TurnRules
 from edge_api.db import Database
 from edge_api.errors import TurnRunningError
 from tests.integration.edge.conftest import principal
-from tests.integration.edge.store.conftest import (
+from tests.integration.edge.store.steps import (
     ADA,
     RULES,
     TTL_S,

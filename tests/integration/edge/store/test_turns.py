@@ -16,7 +16,7 @@ from edge_api.errors import (
     TooManyTurnsError,
     TurnRunningError,
 )
-from tests.integration.edge.store.conftest import (
+from tests.integration.edge.store.steps import (
     ADA,
     BOB,
     RULES,
