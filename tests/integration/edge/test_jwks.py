@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edge_api.auth import jwks
-from edge_api.auth.jwks import Algorithm, ClaimNames, ExternalIssuer, Trust
+from edge_api.auth import issuer_keys
+from edge_api.auth.issuer_keys import Algorithm
+from edge_api.auth.jwks import ClaimNames, ExternalIssuer, Trust
 from edge_api.auth.tokens import OwnTokens, Verifier, user_id_of
 from edge_api.errors import IssuerUnavailableError, StartupError, TokenExpiredError, UnauthenticatedError
 from tests.support.jwks_server import JwksServer, Reply, SigningKey, jwks_server, signing_key
@@ -599,7 +600,7 @@ async def test_an_answer_that_is_no_key_set_is_a_failure(
 ) -> None:
     server.reply = BAD_REPLIES[case]
 
-    with caplog.at_level(logging.WARNING, jwks.__name__), pytest.raises(IssuerUnavailableError):
+    with caplog.at_level(logging.WARNING, issuer_keys.__name__), pytest.raises(IssuerUnavailableError):
         await issuer.verify(FIRST.token(server.claims()))
 
     assert server.paths == ["/api/auth/jwks"]
@@ -623,7 +624,7 @@ async def test_an_empty_set_is_believed(issuer: ExternalIssuer, server: JwksServ
 async def test_a_slow_issuer_is_not_waited_for(
     issuer: ExternalIssuer, server: JwksServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "FETCH_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(issuer_keys, "FETCH_TIMEOUT_S", 0.1)
     server.reply = Reply(delay_s=1)
 
     with pytest.raises(IssuerUnavailableError):
