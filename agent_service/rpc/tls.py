@@ -31,7 +31,7 @@ class ServerCertificates:
             StartupError: a file cannot be read or used; names the variable.
         """
         self._cert, self._key, self._client_ca = cert, key, client_ca
-        self._stamps = self._stamps_now()
+        self._seen = self._contents()
         self._first = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -44,10 +44,11 @@ class ServerCertificates:
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """What is new in the files; None: nothing that can be used. grpc asks before every handshake, in its thread."""
-        stamps = self._stamps_now()
-        if stamps == self._stamps:
+        # Not the times of the files: of two writes in one tick of the system's clock they show one.
+        contents = self._contents()
+        if contents == self._seen:
             return None
-        self._stamps = stamps
+        self._seen = contents
         try:
             certificates = self._read()
         except StartupError as err:
@@ -62,8 +63,8 @@ class ServerCertificates:
         clients = _read_authority("AGENT_TLS_CLIENT_CA", self._client_ca) if self._client_ca else None
         return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=clients)
 
-    def _stamps_now(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(path) for path in (self._cert, self._key, self._client_ca) if path is not None]
+    def _contents(self) -> list[bytes | None]:
+        return [_content_if_any(path) for path in (self._cert, self._key, self._client_ca) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +137,11 @@ def _content(variable: str, path: Path) -> bytes:
         raise StartupError(f"{variable}: is not the path of a file that can be read{why}") from err
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _content_if_any(path: Path) -> bytes | None:
     try:
-        found = path.stat()
+        return path.read_bytes()
     except (OSError, ValueError):
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _name_in(chain: bytes) -> str | None:
