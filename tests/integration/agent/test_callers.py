@@ -263,5 +263,5 @@ async def test_a_caller_in_as_many_groups_as_may_be_is_known_by_all_of_them(desk
 
     person = Person(desk.client, "ada", "acme", groups)
 
-    assert len(person._metadata[0][1]) > 16_000
+    assert len(repr(person._metadata)) > 16_000
     assert shown(await person.search()) == {"acme", "acme-staff"}
