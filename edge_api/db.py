@@ -193,6 +193,15 @@ def _engine(url: URL) -> AsyncEngine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
+    try:
+        _set_up_sqlite(connection)
+    except BaseException:
+        # The pool forgets a connection that fails here, and its thread would live on.
+        connection.close()
+        raise
+
+
+def _set_up_sqlite(connection: Any) -> None:
     # We begin transactions, not the driver: it would begin them late, and a read that turns into a write fails at once
     # where another process has written meanwhile.
     connection.isolation_level = None

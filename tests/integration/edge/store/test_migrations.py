@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,8 @@ async def test_a_file_that_cannot_be_opened_is_unreachable(tmp_path: Path, rubbi
     with pytest.raises(StorageUnavailableError):
         await rows(database, "users")
     await database.close()
+    # Each connection has a thread, and none is left behind.
+    assert [each.name for each in threading.enumerate() if "_connection_worker_thread" in each.name] == []
 
 
 async def test_an_edge_tells_how_its_database_is(start_edge: StartEdge, place: Place, empty_url: str) -> None:
