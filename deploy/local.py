@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge_api.agent_client.signing import SIGNING_KEY_FILE, CallerSigner, generate_signing_key
+from edge_api.errors import StartupError
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "examples" / "knowledge"
@@ -155,8 +156,8 @@ def run(environ: Mapping[str, str], stop: Stop) -> int:
     print(f"Answerdesk is starting; loading {SAMPLES.relative_to(ROOT)} ...", flush=True)  # noqa: T201
     try:
         environment = with_keys(environment)
-    except OSError as err:
-        print(f"EDGE_DATA_DIR: the key pair cannot be kept there ({err.strerror}).", file=sys.stderr)  # noqa: T201
+    except (OSError, StartupError) as err:
+        print(f"EDGE_DATA_DIR: its key pair cannot be made or read: {err}", file=sys.stderr)  # noqa: T201
         return 1
     services = [
         Service("agent service", ["-m", "agent_service", "serve", "--load", str(SAMPLES)], environment),

@@ -32,6 +32,8 @@ ROUTERS = (
     documents.router,
     documents.writing,
     accounts.router,
+    accounts.signing_in,
+    accounts.guests,
     accounts.guarded,
     health.router,
 )

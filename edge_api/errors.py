@@ -12,7 +12,7 @@ class EdgeError(Exception):
 
 
 class SessionNotFoundError(EdgeError):
-    """There is no such session, or it was dropped to make room."""
+    """There is no such session."""
 
 
 class SessionExpiredError(EdgeError):

@@ -26,13 +26,14 @@ from edge_api.errors import RateLimitedError
 
 log = logging.getLogger(__name__)
 
-Bucket = Literal["user", "address", "login", "guest"]
-"""What is limited: requests of a user or an address, attempts to sign in, guest accounts made."""
+Bucket = Literal["user", "address", "login", "account", "guest"]
+"""What is limited: requests of a user or an address, sign-ins from an address and to an account, guests made."""
 
 MESSAGES: Mapping[Bucket, str] = {
     "user": "too many requests",
     "address": "too many requests from this network address",
     "login": "too many sign-in attempts",
+    "account": "too many sign-in attempts",
     "guest": "too many guest accounts from this network address",
 }
 

@@ -47,7 +47,7 @@ DEADLINE_EXCEEDED = Kind(
 )
 INTERNAL = Kind(500, "internal", "Internal error", "This edge failed. Its log has the cause under this request id.")
 INVALID_REQUEST = Kind(422, "invalid_request", "The request is not valid")
-MALFORMED_JSON = Kind(422, "malformed_json", "The body is not JSON", "The body could not be read as JSON.")
+MALFORMED_JSON = Kind(422, "malformed_json", "The body is not well-formed", "The body could not be read.")
 
 
 def _busy(code: str, title: str) -> Kind:
@@ -169,7 +169,7 @@ class ProblemDocument(BaseModel):
     retryable: bool = Field(description="Whether the same request may succeed later.")
     retry_after: int = Field(default=0, description="Where known: seconds, as in `Retry-After`.")
     errors: list[FieldError] = Field(default=[], description="Of a 422: what is wrong where.")
-    turn_id: str | None = Field(default=None, description="Of `turn_running`: the running turn, once it has its id.")
+    turn_id: str | None = Field(default=None, description="Of `turn_running`: the running turn.")
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     rate_limit: str = "60/minute"
     address_rate_limit: str = "600/minute"
     login_rate_limit: str = "10/minute"
+    account_rate_limit: str = "100/minute"
     guest_rate_limit: str = "20/minute"
     max_user_turns: int = Field(default=4, ge=1, le=1_000)
 
@@ -157,7 +158,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must not be {OWN_ISSUER}: this edge's own tokens have that name")
         return value
 
-    @field_validator("rate_limit", "address_rate_limit", "login_rate_limit", "guest_rate_limit")
+    @field_validator("rate_limit", "address_rate_limit", "login_rate_limit", "account_rate_limit", "guest_rate_limit")
     @classmethod
     def _rate(cls, value: str) -> str:
         if value != "off" and not RATE.fullmatch(value):

@@ -14,6 +14,9 @@ request_id_var: ContextVar[str] = ContextVar("request_id", default="")
 # "color_message" is uvicorn's second spelling of a message, for terminals.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
+# Below warnings they log statements with their values, addresses with their passwords, or every look at a connection.
+TALKATIVE = ("aiosqlite", "alembic", "httpcore", "httpx", "psycopg", "sqlalchemy")
+
 # Causes and contexts followed from one exception.
 MAX_CHAIN = 5
 
@@ -56,8 +59,8 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # It tells of every connection that it looks at; what was migrated is told by us.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_says_no_traceback)
 
 

@@ -110,9 +110,9 @@ async def running_parts(settings: Settings, secrets: Secrets, clock: Clock = utc
     """
     async with AsyncExitStack() as stack:
         database = open_database(settings)
-        stack.push_async_callback(database.close)
         if database.is_sqlite:
             stack.enter_context(_only_edge(Path(str(database.url.database))))
+        stack.push_async_callback(database.close)
         passwords = Passwords()
         stack.callback(passwords.close)
         limits = _limits(settings)
@@ -183,6 +183,7 @@ def _limits(settings: Settings) -> RateLimits:
             "user": settings.rate_limit,
             "address": "off" if off else settings.address_rate_limit,
             "login": "off" if off else settings.login_rate_limit,
+            "account": "off" if off else settings.account_rate_limit,
             "guest": "off" if off else settings.guest_rate_limit,
         },
         redis_url=url,

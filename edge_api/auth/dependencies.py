@@ -8,11 +8,12 @@ from fastapi.routing import APIRoute
 from fastapi.security import OAuth2PasswordBearer
 
 from edge_api.agent_client.signing import Caller
+from edge_api.auth.origin import require_own_origin
 from edge_api.auth.schemas import Principal, Scope
 from edge_api.auth.service import AccountService
 from edge_api.auth.tokens import Verifier
 from edge_api.errors import MissingScopeError, UnauthenticatedError
-from edge_api.limits import RateLimits, address_key
+from edge_api.limits import Bucket, RateLimits, address_key
 from edge_api.problem import problem_responses
 
 SCOPES = {
@@ -73,6 +74,42 @@ class GuardedRoute(APIRoute):
             return await inner(request)
 
         return guarded
+
+
+class AccountRoute(APIRoute):
+    """A public route that deals with the refresh cookie. Foreign pages and crowds are refused before its body is read.
+
+    A page of another origin may not sign people in, either: they would go on in an account that is not theirs.
+    """
+
+    bucket: Bucket | None = None
+
+    def get_route_handler(self) -> Handler:
+        """See `APIRoute`."""
+        inner = super().get_route_handler()
+
+        async def limited(request: Request) -> Response:
+            require_own_origin(request, request.app.state.origins)
+            limits: RateLimits = request.app.state.limits
+            address = address_of(request)
+            await limits.hit("address", address)
+            if self.bucket is not None:
+                await limits.hit(self.bucket, address)
+            return await inner(request)
+
+        return limited
+
+
+class SignInRoute(AccountRoute):
+    """Where passwords are hashed."""
+
+    bucket = "login"
+
+
+class GuestRoute(AccountRoute):
+    """Where guests are made."""
+
+    bucket = "guest"
 
 
 class ChatRoute(GuardedRoute):

@@ -89,9 +89,11 @@ class AccountRepository:
     async def forget_expired(self, *, now: datetime, limit: int) -> int:
         """Delete guests whose time is over, with all they said, and refresh tokens. Returns how many guests.
 
-        Several edges may do this at once: each takes others. `limit`: most guests.
+        Several edges may do this at once: each takes others. `limit`: most guests; ten times as many
+        refresh tokens.
         """
-        await self._session.execute(delete(RefreshToken).where(RefreshToken.expires_at <= now))
+        old = select(RefreshToken.id).where(RefreshToken.expires_at <= now).limit(10 * limit)
+        await self._session.execute(delete(RefreshToken).where(RefreshToken.id.in_(old)))
         over = select(User.id).where(User.guest, User.expires_at <= now).limit(limit)
         ended = (await self._session.execute(over.with_for_update(skip_locked=True))).scalars().all()
         await self._session.execute(delete(User).where(User.id.in_(ended)))
@@ -166,10 +168,12 @@ class RefreshTokenRepository:
 
     async def revoke(self, token: str, *, now: datetime) -> None:
         """End the chain that a token is of; an unknown one ends nothing."""
-        wanted = select(RefreshToken.family_id).where(RefreshToken.digest == _digest(token))
-        family_id = (await self._session.execute(wanted)).scalar_one_or_none()
-        if family_id is not None:
-            await self._revoke(family_id, now)
+        wanted = select(RefreshToken.user_id, RefreshToken.family_id).where(RefreshToken.digest == _digest(token))
+        found = (await self._session.execute(wanted)).one_or_none()
+        if found is not None:
+            # As in `use`: a refresh that is under way would add a token that this update cannot see.
+            await self._session.execute(select(User.id).where(User.id == found.user_id).with_for_update())
+            await self._revoke(found.family_id, now)
 
     async def revoke_all(self, user_id: UserId, *, now: datetime) -> None:
         """End every chain of a user."""

@@ -5,8 +5,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import JSONResponse
 
-from edge_api.auth.dependencies import Accounts, CurrentPrincipal, GuardedRoute, Limits, address_of
-from edge_api.auth.origin import require_own_origin
+from edge_api.auth.dependencies import (
+    AccountRoute,
+    Accounts,
+    CurrentPrincipal,
+    GuardedRoute,
+    GuestRoute,
+    Limits,
+    SignInRoute,
+)
 from edge_api.auth.schemas import Grant, LoginForm, Me, Registration, TokenReply, comparable
 from edge_api.bodies import require_json
 from edge_api.problem import problem_responses
@@ -14,13 +21,15 @@ from edge_api.problem import problem_responses
 COOKIE = "answerdesk_refresh"
 COOKIE_PATH = "/api/auth"
 
-router = APIRouter(prefix="/api/auth", tags=["accounts"])
+router = APIRouter(prefix="/api/auth", tags=["accounts"], route_class=AccountRoute)
+signing_in = APIRouter(prefix="/api/auth", tags=["accounts"], route_class=SignInRoute)
+guests = APIRouter(prefix="/api/auth", tags=["accounts"], route_class=GuestRoute)
 guarded = APIRouter(prefix="/api/auth", tags=["accounts"], route_class=GuardedRoute)
 
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-@router.post(
+@signing_in.post(
     "/register",
     summary="Make an account",
     status_code=201,
@@ -28,36 +37,33 @@ NO_STORE = {"Cache-Control": "no-store"}
     responses=problem_responses(403, 409, 413, 415, 422, 429, 503),
     dependencies=[Depends(require_json)],
 )
-async def register(request: Request, body: Registration, accounts: Accounts, limits: Limits) -> Response:
+async def register(body: Registration, accounts: Accounts) -> Response:
     """Makes an account with the scope `chat`, and signs it in."""
-    await limits.hit("login", address_of(request))
     return _tokens(await accounts.register(body.username, body.password), status=201)
 
 
-@router.post(
+@signing_in.post(
     "/login",
     summary="Sign in",
     response_model=TokenReply,
-    responses=problem_responses(401, 413, 422, 429, 503),
+    responses=problem_responses(401, 403, 413, 422, 429, 503),
 )
-async def login(request: Request, form: Annotated[LoginForm, Form()], accounts: Accounts, limits: Limits) -> Response:
+async def login(form: Annotated[LoginForm, Form()], accounts: Accounts, limits: Limits) -> Response:
     """The OAuth2 password form. The refresh token is set as a cookie for `/api/auth`."""
-    await limits.hit("login", address_of(request))
-    # Many addresses that try one account are as few as one.
-    await limits.hit("login", f"name:{comparable(form.username)}")
+    # Many addresses may try one account; so many that one of them alone cannot keep its owner out.
+    await limits.hit("account", comparable(form.username))
     return _tokens(await accounts.login(form.username, form.password))
 
 
-@router.post(
+@guests.post(
     "/guest",
     summary="Be a guest",
     status_code=201,
     response_model=TokenReply,
     responses=problem_responses(403, 429, 503),
 )
-async def guest(request: Request, accounts: Accounts, limits: Limits) -> Response:
+async def guest(accounts: Accounts) -> Response:
     """An identity of its own for 24 hours, with the scope `chat`; then it is gone with all it said."""
-    await limits.hit("guest", address_of(request))
     return _tokens(await accounts.guest(), status=201)
 
 
@@ -67,18 +73,14 @@ async def guest(request: Request, accounts: Accounts, limits: Limits) -> Respons
     response_model=TokenReply,
     responses=problem_responses(401, 403, 429, 503),
 )
-async def refresh(request: Request, accounts: Accounts, limits: Limits) -> Response:
+async def refresh(request: Request, accounts: Accounts) -> Response:
     """Uses up the refresh cookie and sets the next one. A cookie that was used before ends the whole sign-in."""
-    require_own_origin(request, request.app.state.origins)
-    await limits.hit("address", address_of(request))
     return _tokens(await accounts.refresh(request.cookies.get(COOKIE)))
 
 
 @router.post("/logout", summary="Sign out", status_code=204, responses=problem_responses(403, 429, 503))
-async def logout(request: Request, accounts: Accounts, limits: Limits) -> Response:
+async def logout(request: Request, accounts: Accounts) -> Response:
     """Ends every refresh token of this sign-in and removes the cookie. The access token runs out by itself."""
-    require_own_origin(request, request.app.state.origins)
-    await limits.hit("address", address_of(request))
     await accounts.logout(request.cookies.get(COOKIE))
     response = Response(status_code=204, headers=NO_STORE)
     response.delete_cookie(COOKIE, path=COOKIE_PATH, secure=True, httponly=True, samesite="strict")

@@ -48,6 +48,8 @@ class Recorder:
                 log.error("answers were not stored before the end", extra={"answers": len(late)})
             for task in late:
                 task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=timeout_s)
 
     async def _store(self, turn: OpenTurn, answer: Draft) -> None:
         loop = asyncio.get_running_loop()
@@ -64,12 +66,19 @@ class Recorder:
                     log.exception("an answer was not stored", extra={"turn_id": answer.turn_id})
                     raise
                 await asyncio.sleep(pause_s)
+            except Exception:
+                # Whoever waited may have left.
+                log.exception("an answer was not stored", extra={"turn_id": answer.turn_id})
+                raise
 
     async def _write(self, turn: OpenTurn, answer: Draft) -> None:
         if answer.turn_id is None:
             await self._conversations.withdraw(turn)
         elif not await self._conversations.close(turn, answer):
-            log.info("an answer came for a session that was emptied or deleted", extra={"turn_id": answer.turn_id})
+            log.warning(
+                "an answer was not stored: its turn was closed, or its session emptied, deleted or gone on",
+                extra={"turn_id": answer.turn_id},
+            )
 
     def _written(self, task: asyncio.Task[None]) -> None:
         self._writing.discard(task)

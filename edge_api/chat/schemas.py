@@ -1,5 +1,6 @@
 """Bodies of the chat endpoints, as they are read and as they are documented."""
 
+import json
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import orjson
@@ -44,9 +45,11 @@ class ChatPost(BaseModel):
     def _is_small(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         try:
             size = len(orjson.dumps(value))
-        except orjson.JSONEncodeError as err:
+            # orjson writes null for infinity and for what is no number; the database would refuse them.
+            json.dumps(value, allow_nan=False)
+        except (orjson.JSONEncodeError, ValueError, RecursionError) as err:
             raise ValueError(
-                "must be plain JSON: valid text, numbers of at most 64 bits, not nested too deeply"
+                "must be plain JSON: valid text, finite numbers of at most 64 bits, not nested too deeply"
             ) from err
         if size > MAX_METADATA_BYTES:
             raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes as JSON")

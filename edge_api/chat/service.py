@@ -1,5 +1,6 @@
 """A turn from the edge's side: opened, followed, and closed with what came, however it ends."""
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from edge_api.auth.schemas import Principal
 from edge_api.chat.recorder import Recorder
 from edge_api.conversations.schemas import Draft, NewMessage, OpenTurn
 from edge_api.conversations.service import ConversationService
-from edge_api.errors import ClientLeftError, UnvouchedCallerError
+from edge_api.errors import ClientLeftError, StorageUnavailableError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,11 @@ class Turn:
         """
         started = await self.answer.start()
         self.draft.turn_id = started.turn_id
-        await self._conversations.name(self.opened, started.turn_id)
+        try:
+            await self._conversations.name(self.opened, started.turn_id)
+        except StorageUnavailableError:
+            # The answer is being made; its name is written with it.
+            log.warning("a turn could not be named", extra={"turn_id": started.turn_id})
         return started
 
     async def events(self) -> AsyncGenerator[TurnEvent, None]:
@@ -89,6 +96,7 @@ async def turn_for(message: NewMessage, asker: Asker) -> AsyncIterator[Turn]:
         EdgeError: the session cannot take the message.
     """
     opened, question = await asker.conversations.open(asker.owner, message)
+    turn: Turn | None = None
     try:
         async with asker.agent.answer(question, asker.caller) as answer:
             turn = Turn(opened, answer, asker)
@@ -96,7 +104,7 @@ async def turn_for(message: NewMessage, asker: Asker) -> AsyncIterator[Turn]:
                 yield turn
             finally:
                 await turn.close()
-    except UnvouchedCallerError:
-        # Nobody was asked.
-        await asker.conversations.withdraw(opened)
-        raise
+    finally:
+        if turn is None:
+            # Nobody was asked.
+            await asker.recorder.store(opened, Draft())

@@ -147,7 +147,7 @@ class SessionLibrary:
             turns = await TurnRepository(unit, now=now).give_up()
         sessions = await self._expire()
         async with self._database.unit_of_work() as unit:
-            await self._sessions(unit).forget_expired(before=now - TOMBSTONE)
+            await self._sessions(unit).forget_expired(before=now - TOMBSTONE, limit=10 * SWEEP_BATCH)
         return Swept(sessions, turns, await self._forget_accounts())
 
     async def sweep_for_ever(self) -> None:

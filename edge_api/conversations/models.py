@@ -19,6 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from edge_api.db import Base, PlainText, UtcDateTime
 
+EXPIRED = text("expired_at IS NOT NULL")
 RUNNING = text("status = 'running'")
 
 
@@ -29,6 +30,7 @@ class Session(Base):
     __table_args__ = (
         Index("ix_sessions_user_id_last_active_at_id", "user_id", "last_active_at", "id"),
         Index("ix_sessions_last_active_at", "last_active_at"),
+        Index("ix_sessions_expired_at", "expired_at", sqlite_where=EXPIRED, postgresql_where=EXPIRED),
     )
 
     id: Mapped[str] = mapped_column(PlainText, primary_key=True)

@@ -56,7 +56,8 @@ class ConversationService:
             TurnRunningError: its last message is still being answered.
             TooManyTurnsError: the user has as many running turns as allowed.
             UnauthenticatedError: the account is gone or disabled.
-            StorageUnavailableError: nothing was stored.
+            StorageUnavailableError: nothing was stored; or, where only the confirmation was lost, the message without
+                an answer.
         """
         now, rules = self._clock(), self._rules
         async with self._database.unit_of_work() as unit:

@@ -114,9 +114,10 @@ class SessionRepository:
             session.title, session.expired_at = "", self._now
         return len(found)
 
-    async def forget_expired(self, *, before: datetime) -> None:
-        """Delete what is left of sessions that expired before then."""
-        await self._session.execute(delete(Session).where(Session.expired_at < before))
+    async def forget_expired(self, *, before: datetime, limit: int) -> None:
+        """Delete what is left of sessions that expired before then, at most `limit` of them."""
+        old = select(Session.id).where(Session.expired_at < before).limit(limit)
+        await self._session.execute(delete(Session).where(Session.id.in_(old)))
 
     async def _infos(self, sessions: Sequence[Session]) -> list[SessionInfo]:
         running = select(Turn.session_id, func.coalesce(Turn.agent_turn_id, Turn.id)).where(

@@ -3,7 +3,7 @@
 import uuid
 from datetime import datetime, timedelta
 
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import and_, case, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from edge_api.agent_client.events import TurnId
@@ -128,12 +128,25 @@ class TurnRepository:
         await self._session.execute(update(Turn).where(Turn.id == turn.message_id).values(agent_turn_id=turn_id))
 
     async def close(self, turn: OpenTurn, answer: Draft) -> bool:
-        """Store the answer as far as it came, once. False: the turn was closed already, or its session forgotten."""
+        """Store the answer as far as it came, once.
+
+        Returns:
+            False where nothing was stored: the turn was closed already, its session forgotten, or it was given up and
+            the conversation has gone on.
+        """
         await self._lock(turn.session_id)
+        asked_at = select(Message.position).where(Message.id == turn.question_id).scalar_subquery()
+        # A turn that was given up while the database was away is still its answer's, as long as nothing came after it.
+        overtaken = exists().where(Message.session_id == turn.session_id, Message.position > asked_at)
         ended = (
             update(Turn)
-            .where(Turn.id == turn.message_id, Turn.status == "running")
-            .values(status=answer.status, state=answer.state, ended_at=self._now)
+            .where(Turn.id == turn.message_id, or_(Turn.status == "running", and_(Turn.status == "failed", ~overtaken)))
+            .values(
+                status=answer.status,
+                state=answer.state,
+                agent_turn_id=func.coalesce(Turn.agent_turn_id, answer.turn_id),
+                ended_at=self._now,
+            )
             .returning(Turn.id)
         )
         if (await self._session.execute(ended)).scalar_one_or_none() is None:

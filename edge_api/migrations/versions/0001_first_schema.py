@@ -71,6 +71,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_sessions"),
     )
     op.create_index("ix_sessions_last_active_at", "sessions", ["last_active_at"])
+    op.create_index(
+        "ix_sessions_expired_at",
+        "sessions",
+        ["expired_at"],
+        sqlite_where=sa.text("expired_at IS NOT NULL"),
+        postgresql_where=sa.text("expired_at IS NOT NULL"),
+    )
     op.create_index("ix_sessions_user_id_last_active_at_id", "sessions", ["user_id", "last_active_at", "id"])
 
     op.create_table(

@@ -537,6 +537,24 @@ async def test_one_good_origin_does_not_make_up_for_a_bad_one(visitor: Visitor, 
     assert await visitor.is_good(cookie)
 
 
+@pytest.mark.parametrize("beginning", ["register", "login", "guest"])
+async def test_a_foreign_page_signs_nobody_in(visitor: Visitor, beginning: str) -> None:
+    """Its victim would go on in an account that the page's owner can read."""
+    account = {"username": name(), "password": "a sentence of the attacker"}
+    await visitor.post("register", json=account)
+    bodies: dict[str, dict[str, Any]] = {
+        "register": {"json": account | {"username": name()}},
+        "login": {"data": account},
+        "guest": {},
+    }
+
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        response = await visitor.post(beginning, headers=headers, **bodies[beginning])
+
+        check_problem(response, 403, "foreign_origin")
+        assert "set-cookie" not in response.headers
+
+
 async def test_a_foreign_page_learns_nothing_about_the_cookie(visitor: Visitor) -> None:
     headers = {"Origin": "https://evil.example"}
     good = await visitor.post("refresh", await visitor.guest_cookie(), headers=headers)

@@ -1,10 +1,12 @@
 """Health of the pair, as load balancers and people ask for it."""
 
+import asyncio
 import socket
 import time
 
 import httpx
 import pytest
+from sqlalchemy import event
 
 from tests.integration.edge.conftest import Edge, StartEdge
 from tests.support.scripted_agent import AGENT_SERVICE, KNOWLEDGE_SERVICE, ScriptedAgent
@@ -39,7 +41,21 @@ async def test_the_part_that_does_not_serve_is_named(
     assert list(ready.json()["checks"].values()).count("ok") == 3
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     await agent.serving(service)
-    assert (await http.get("/readyz")).status_code == 200
+    # What was seen is kept for a second.
+    async with asyncio.timeout(10):
+        while (await http.get("/readyz")).status_code != 200:
+            pass
+
+
+async def test_a_crowd_that_asks_how_it_is_costs_a_look_a_second(edge: Edge) -> None:
+    began: list[object] = []
+    event.listen(edge.database.engine.sync_engine, "begin", began.append)
+    asked_s = time.monotonic()
+
+    replies = [await edge.anonymous.get(path) for path in ("/readyz", "/health") * 20]
+
+    assert {each.status_code for each in replies} == {200}
+    assert 1 <= len(began) <= 2 + (time.monotonic() - asked_s)
 
 
 async def test_a_service_that_is_not_there_does_not_serve(http: httpx.AsyncClient, agent: ScriptedAgent) -> None:

@@ -193,7 +193,8 @@ async def test_edges_without_redis_count_for_themselves(start_edge: StartEdge) -
 
 
 async def test_an_address_is_limited_with_good_tokens_bad_ones_and_none(start_edge: StartEdge) -> None:
-    async with start_edge(rate_limit="1000/minute", address_rate_limit="6/minute") as edge:
+    # One more for the guest that every edge here begins with.
+    async with start_edge(rate_limit="1000/minute", address_rate_limit="7/minute") as edge:
         assert await statuses(edge.http, 2) == [200] * 2
         assert await statuses(edge.anonymous, 2) == [401] * 2
         assert await statuses(edge.anonymous, 2, headers={"Authorization": "Bearer garbage"}) == [401] * 2
@@ -229,7 +230,8 @@ async def test_the_eleventh_attempt_of_an_address_is_429(start_edge: StartEdge) 
 
 
 async def test_attempts_at_one_name_count_together_over_all_addresses(start_edge: StartEdge) -> None:
-    async with start_edge(rate_limit="60/minute", trusted_proxies=("127.0.0.1",)) as edge:
+    rates = {"rate_limit": "60/minute", "account_rate_limit": "10/minute"}
+    async with start_edge(trusted_proxies=("127.0.0.1",), **rates) as edge:
         name = f"ada-{uuid.uuid4()}"
         await edge.anonymous.post("/api/auth/register", json={"username": name, "password": PASSWORD})
         addresses = [f"198.51.100.{n}" for n in range(12)]
@@ -242,7 +244,8 @@ async def test_attempts_at_one_name_count_together_over_all_addresses(start_edge
 
 
 async def test_a_limited_sign_in_is_refused_also_with_the_right_password(start_edge: StartEdge) -> None:
-    async with start_edge(rate_limit="60/minute", login_rate_limit="3/minute", trusted_proxies=("127.0.0.1",)) as edge:
+    rates = {"rate_limit": "60/minute", "account_rate_limit": "3/minute"}
+    async with start_edge(trusted_proxies=("127.0.0.1",), **rates) as edge:
         form = {"username": f"ada-{uuid.uuid4()}", "password": PASSWORD}
         proxied = {"X-Forwarded-For": "203.0.113.9"}
         await edge.anonymous.post("/api/auth/register", json=form, headers=proxied)
@@ -252,6 +255,23 @@ async def test_a_limited_sign_in_is_refused_also_with_the_right_password(start_e
 
         check_limited(refused)
         assert "set-cookie" not in refused.headers
+
+
+async def test_one_address_alone_does_not_keep_an_owner_from_signing_in(start_edge: StartEdge) -> None:
+    async with start_edge(rate_limit="60/minute", trusted_proxies=("127.0.0.1",)) as edge:
+        form = {"username": f"ada-{uuid.uuid4()}", "password": PASSWORD}
+        proxied = {"X-Forwarded-For": "203.0.113.9"}
+        await edge.anonymous.post("/api/auth/register", json=form, headers=proxied)
+        assert (await attempts(edge.anonymous, ["198.51.100.1"] * 12, form["username"]))[-2:] == [429] * 2
+
+        assert (await edge.anonymous.post("/api/auth/login", data=form, headers=proxied)).status_code == 200
+
+
+async def test_bodies_that_are_refused_count_too(start_edge: StartEdge) -> None:
+    async with start_edge(rate_limit="60/minute", login_rate_limit="3/minute") as edge:
+        replies = [await edge.anonymous.post("/api/auth/register", content=b"{") for _ in range(4)]
+
+        assert [each.status_code for each in replies] == [415, 415, 415, 429]
 
 
 async def test_registering_is_limited_like_signing_in(start_edge: StartEdge) -> None:

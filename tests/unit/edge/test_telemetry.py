@@ -76,3 +76,16 @@ def test_a_chain_is_followed_only_so_far_and_not_where_it_was_cut() -> None:
 
     error.__suppress_context__ = True
     assert stack_of(error).count("ValueError") == 1
+
+
+@pytest.mark.parametrize("name", ["aiosqlite", "httpx", "psycopg.pool", "sqlalchemy.engine.Engine"])
+def test_libraries_that_log_values_are_quiet_at_every_level(restored_root: logging.Logger, name: str) -> None:
+    stream = io.StringIO()
+    configure_logging("DEBUG", stream)
+
+    logging.getLogger(name).debug("INSERT %s", QUESTION)
+    logging.getLogger(name).info("GET https://user:password@issuer.test/jwks")
+    logging.getLogger(name).warning("it is away")
+
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["message"] == "it is away"

@@ -205,6 +205,15 @@ async def test_a_wrong_body_is_422_and_says_where(
     assert agent.calls == []
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "[[Infinity]]"])
+async def test_a_number_that_no_database_takes_is_422(http: httpx.AsyncClient, number: str) -> None:
+    body = f'{{"message": "x", "metadata": {{"k": {number}}}}}'.encode()
+
+    response = await http.post("/api/chat", content=body, headers={"Content-Type": "application/json"})
+
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "metadata")
+
+
 async def test_an_unknown_field_is_named(http: httpx.AsyncClient) -> None:
     problem = (await http.post("/api/chat", json={"message": "x", "mesage": "y"})).json()
 

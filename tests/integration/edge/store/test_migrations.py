@@ -154,7 +154,10 @@ async def test_a_file_that_cannot_be_opened_is_unreachable(tmp_path: Path, rubbi
         await rows(database, "users")
     await database.close()
     # Each connection has a thread, and none is left behind.
-    assert [each.name for each in threading.enumerate() if "_connection_worker_thread" in each.name] == []
+    threads = [each for each in threading.enumerate() if "_connection_worker_thread" in each.name]
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 5)
+    assert [each.name for each in threads if each.is_alive()] == []
 
 
 async def test_an_edge_tells_how_its_database_is(start_edge: StartEdge, place: Place, empty_url: str) -> None:

@@ -188,6 +188,30 @@ async def test_a_turn_whose_deadline_is_over_is_given_up_and_its_late_answer_dro
     assert await contents(library, turn.session_id) == ["one", "two", "in time"]
 
 
+async def test_a_turn_that_was_given_up_still_takes_its_answer_where_nothing_came_after_it(
+    conversations: ConversationService, library: SessionLibrary, database: Database, clock: StillClock
+) -> None:
+    """The database may have been away when the answer ended."""
+    turn = await ask(conversations, "one")
+    clock.pass_s(TURN_TIMEOUT_S + 30)
+    assert (await library.sweep()).turns == 1
+
+    assert await conversations.close(turn, drafted("late, and not lost"))
+    assert not await conversations.close(turn, drafted("twice"))
+
+    assert await contents(library, turn.session_id) == ["one", "late, and not lost"]
+    assert [row["status"] for row in await rows(database, "turns")] == ["completed"]
+    assert (await library.info(ADA, turn.session_id)).turns == 1
+
+
+async def test_an_answer_writes_down_its_turns_name_where_that_could_not_be_done_before(
+    conversations: ConversationService, database: Database
+) -> None:
+    await talk(conversations, answer=drafted())
+
+    assert [row["agent_turn_id"] for row in await rows(database, "turns")] == ["t-1"]
+
+
 async def test_a_turn_is_closed_once(conversations: ConversationService, library: SessionLibrary) -> None:
     turn = await talk(conversations, "one", answer=drafted("first"))
 
