@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,12 +21,18 @@ from edge_api.errors import StartupError, StorageUnavailableError
 log = logging.getLogger(__name__)
 
 UNIT_TIMEOUT_S = 10.0
-"""Longest unit of work, the wait for a connection included."""
+"""Longest unit of work; with PostgreSQL the wait for a connection included."""
+
+LINE_TIMEOUT_S = 30.0
+"""Longest wait for SQLite's one connection. A crowd on a small machine is served late rather than sent away."""
 
 TAKE_BACK_S = 0.5
 """What a server gets to end a statement whose time is up, before its connection is closed."""
 
 CONNECT_TIMEOUT_S = 5
+OTHER_SCHEMA = {"42P01", "42703"}
+"""PostgreSQL's codes for a table and a column that are not there."""
+
 POSTGRESQL_POOL = 20
 POSTGRESQL_OPTIONS = "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=20000"
 
@@ -103,7 +109,7 @@ class Database:
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         # First come, first served: in the queue of the pool who comes at the right moment goes before who waits
         # (200 people at once: the longest wait is 0.5 s with this and 1.3 s without).
-        self._line = asyncio.Lock() if self.is_sqlite else nullcontext()
+        self._line = asyncio.Lock() if self.is_sqlite else None
 
     @property
     def is_sqlite(self) -> bool:
@@ -119,7 +125,7 @@ class Database:
                 only the confirmation was lost, all of it.
         """
         try:
-            async with time_limit(self._timeout_s), self._line, self._sessions.begin() as session:
+            async with self._in_line(), time_limit(self._timeout_s), self._sessions.begin() as session:
                 yield session
         except (OperationalError, InterfaceError, PoolTimeoutError, TimeoutError, OSError) as err:
             raise _unavailable(err) from err
@@ -127,7 +133,22 @@ class Database:
             # `DatabaseError`, and none of its kinds, is how SQLite says that the file is damaged, or no database.
             if err.connection_invalidated or type(err) is DatabaseError:
                 raise _unavailable(err) from err
+            if getattr(err.orig, "sqlstate", None) in OTHER_SCHEMA:
+                log.exception("the database has another schema than this edge; run: python -m edge_api migrate")
+                raise _unavailable(err) from err
             raise
+
+    @asynccontextmanager
+    async def _in_line(self) -> AsyncIterator[None]:
+        if self._line is None:
+            yield
+            return
+        async with asyncio.timeout(LINE_TIMEOUT_S):
+            await self._line.acquire()
+        try:
+            yield
+        finally:
+            self._line.release()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -169,17 +190,22 @@ def _engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
         # One connection: SQLite has one writer, and waiting in our queue is cheaper and fairer than in its file lock
         # (300 turns at once: 0.6 s against 1.4 s).
-        engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=UNIT_TIMEOUT_S)
+        engine = create_async_engine(
+            url, pool_size=1, max_overflow=0, pool_timeout=UNIT_TIMEOUT_S, hide_parameters=True
+        )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
         return engine
-    arguments = {
+    # What the address says counts more; of two options with one name PostgreSQL takes the later.
+    usual = {
         "connect_timeout": CONNECT_TIMEOUT_S,
-        "options": POSTGRESQL_OPTIONS,
         "application_name": "answerdesk-edge",
         "keepalives_idle": 30,
         "tcp_user_timeout": 10_000,
     }
+    arguments = {name: value for name, value in usual.items() if name not in url.query}
+    given = url.query.get("options", "")
+    arguments["options"] = " ".join((POSTGRESQL_OPTIONS, *((given,) if isinstance(given, str) else given))).strip()
     return create_async_engine(
         url,
         pool_size=POSTGRESQL_POOL,
@@ -189,6 +215,8 @@ def _engine(url: URL) -> AsyncEngine:
         pool_pre_ping=True,
         pool_recycle=1_800,
         connect_args=arguments,
+        # Their values are what people wrote.
+        hide_parameters=True,
     )
 
 

@@ -17,6 +17,7 @@ from edge_api.conversations.repository.turns import TurnRepository
 from edge_api.conversations.schemas import MessageId, Rating, SessionId, SessionInfo, Verdict
 from edge_api.db import Clock, Database, UnitOfWork, utc_now
 from edge_api.errors import StorageUnavailableError
+from edge_api.migrations import schema
 
 log = logging.getLogger(__name__)
 
@@ -151,10 +152,12 @@ class SessionLibrary:
         return Swept(sessions, turns, await self._forget_accounts())
 
     async def sweep_for_ever(self) -> None:
-        """Sweep about once a minute; edges that started together do not stay together."""
+        """Sweep about once a minute, where the schema is ours; edges that started together do not stay together."""
         while True:
             await asyncio.sleep(SWEEP_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, guards nothing
             try:
+                if await schema.state(self._database) != "ok":
+                    continue
                 swept = await self.sweep()
             except StorageUnavailableError:
                 continue

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -47,11 +46,14 @@ def binaries() -> Path | None:
     return max(installed, key=lambda folder: float(folder.parent.name), default=None)
 
 
-def other_user() -> dict[str, Any]:
-    """What `subprocess` needs so that the server does not run as root, which it refuses."""
+def as_other_user() -> list[str]:
+    """What stands before a command so that it does not run as root, which PostgreSQL refuses.
+
+    Not `subprocess`'s own `user=`: that forks, and a child forked beside gRPC's threads may crash before it begins.
+    """
     if os.geteuid() != 0:
-        return {}
-    return {"user": SUPERUSER, "group": SUPERUSER, "extra_groups": []}
+        return []
+    return ["setpriv", f"--reuid={SUPERUSER}", f"--regid={SUPERUSER}", "--clear-groups", "--"]
 
 
 @dataclass
@@ -87,12 +89,11 @@ class PostgresServer:
         """Make the cluster's files."""
         options = ["--auth=trust", f"--username={SUPERUSER}", "--encoding=UTF8", f"--locale={LOCALE}", "--no-sync"]
         made = subprocess.run(
-            [_folder_of_binaries() / "initdb", *options, "--pgdata", self.data],
+            [*as_other_user(), _folder_of_binaries() / "initdb", *options, "--pgdata", self.data],
             cwd=self.data.parent,
             capture_output=True,
             text=True,
             check=False,
-            **other_user(),
         )
         assert made.returncode == 0, made.stdout + made.stderr
 
@@ -101,12 +102,11 @@ class PostgresServer:
         options = [f"--{name}={value}" for name, value in OPTIONS.items()]
         with self.log.open("ab") as output:
             self._popen = subprocess.Popen(
-                [_folder_of_binaries() / "postgres", "-D", self.data, "-p", str(self.port), *options],
+                [*as_other_user(), _folder_of_binaries() / "postgres", "-D", self.data, "-p", str(self.port), *options],
                 cwd=self.data,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                **other_user(),
             )
         assert is_ready_within(self._answers, START_S), self.log.read_text()
 
@@ -142,9 +142,9 @@ class PostgresServer:
 def postgres_server(folder: Path) -> Iterator[PostgresServer]:
     """A server that is ready; ended and deleted when the block is left. Its log stays in the folder."""
     home = Path(tempfile.mkdtemp(prefix="answerdesk-pg-", dir=_room_for_data()))
-    if owner := other_user():
+    if as_other_user():
         # Its parent can be entered by every user; pytest's own folders can not.
-        shutil.chown(home, owner["user"], owner["group"])
+        shutil.chown(home, SUPERUSER, SUPERUSER)
     server = PostgresServer(home / "data", folder / "postgres.log")
     try:
         server.initialise()

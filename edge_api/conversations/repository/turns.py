@@ -184,6 +184,11 @@ class TurnRepository:
         await self._session.execute(delete(Message).where(Message.id == turn.question_id))
         if turn.created:
             await self._session.execute(delete(Session).where(Session.id == turn.session_id))
+            return
+        # A title that was made from this message goes with it.
+        said = exists().where(Message.session_id == turn.session_id)
+        untitled = update(Session).where(Session.id == turn.session_id, Session.named.is_(False), ~said)
+        await self._session.execute(untitled.values(title=""))
 
     async def give_up(self, *, session_id: SessionId | None = None, all_running: bool = False) -> int:
         """End turns that nobody is answering any more as failed, their questions kept. Returns how many.

@@ -18,6 +18,9 @@ from tests.integration.edge.conftest import Edge, running_edge
 from tests.integration.edge.store.steps import rows
 from tests.support.scripted_agent import Context, ScriptedAgent, answer, events
 
+# The edge, its agent and all its clients share this process; traced, they would take three times as long.
+pytestmark = pytest.mark.no_cover
+
 GUESTS = 200
 STREAMS = 1_000
 AT_ONCE = 100

@@ -11,6 +11,8 @@ from alembic.util.exc import CommandError
 from pydantic import SecretStr
 from sqlalchemy import Connection, inspect, text
 
+from edge_api.auth.administration import AccountAdministration
+from edge_api.auth.passwords import Passwords
 from edge_api.db import Database, database_url
 from edge_api.errors import StartupError, StorageUnavailableError
 from edge_api.migrations import schema
@@ -91,6 +93,12 @@ async def test_down_to_nothing_and_up_again(database: Database) -> None:
     async with database.engine.begin() as connection:
         await connection.run_sync(check)
     assert (down, await schema.state(database)) == ("schema_outdated", "ok")
+
+
+async def test_an_edge_whose_tables_are_not_there_is_unavailable_and_not_broken(empty: Database) -> None:
+    with pytest.raises(StorageUnavailableError):
+        await AccountAdministration(empty, Passwords()).all()
+    await empty.close()
 
 
 async def test_a_failed_upgrade_leaves_nothing_behind(empty: Database) -> None:

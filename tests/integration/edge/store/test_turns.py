@@ -212,6 +212,17 @@ async def test_an_answer_writes_down_its_turns_name_where_that_could_not_be_done
     assert [row["agent_turn_id"] for row in await rows(database, "turns")] == ["t-1"]
 
 
+async def test_a_title_that_was_made_from_a_withdrawn_message_goes_with_it(
+    conversations: ConversationService, library: SessionLibrary
+) -> None:
+    session = (await talk(conversations, "one")).session_id
+    await library.reset(ADA, session)
+
+    await conversations.withdraw(await ask(conversations, "never asked", session=session))
+
+    assert (await library.info(ADA, session)).title == ""
+
+
 async def test_a_turn_is_closed_once(conversations: ConversationService, library: SessionLibrary) -> None:
     turn = await talk(conversations, "one", answer=drafted("first"))
 
