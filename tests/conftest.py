@@ -1,5 +1,6 @@
 """What every suite shares: programs that must be there, servers that are started once, and where the project is."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +52,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         for name in mark.args:
             require(name)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """What a test's command made of the log ends with the test: others look into theirs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
