@@ -149,9 +149,9 @@ async def test_an_agent_that_comes_back_is_found_again_over_tls(secured: Secured
     async with start_edge(**secured.trusting()) as edge:
         assert await answers(edge.http)
         await secured.restart()
-        for _ in range(100):
-            if (await edge.http.get("/readyz")).status_code == 200:
-                break
+        async with asyncio.timeout(20):
+            while (await edge.http.post("/chat", json=QUESTION)).status_code != 200:
+                pass
         assert await answers(edge.http)
 
 
