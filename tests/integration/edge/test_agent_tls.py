@@ -67,7 +67,7 @@ async def secured(agent: ScriptedAgent, tmp_path: Path) -> Secured:
 async def answers(http: httpx.AsyncClient) -> bool:
     """Whether a question is answered; else that it is a 503, and that /readyz says why."""
     reply = await http.post("/chat", json=QUESTION)
-    # Health is looked at once a second.
+    # What was seen is kept for a moment.
     async with asyncio.timeout(10):
         while (ready := await http.get("/readyz")).status_code != reply.status_code:
             pass

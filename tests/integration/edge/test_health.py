@@ -8,6 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import event
 
+from edge_api.health import KEPT_S
 from tests.integration.edge.conftest import Edge, StartEdge
 from tests.support.scripted_agent import AGENT_SERVICE, KNOWLEDGE_SERVICE, ScriptedAgent
 
@@ -41,13 +42,13 @@ async def test_the_part_that_does_not_serve_is_named(
     assert list(ready.json()["checks"].values()).count("ok") == 3
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     await agent.serving(service)
-    # What was seen is kept for a second.
+    # What was seen is kept for a moment.
     async with asyncio.timeout(10):
         while (await http.get("/readyz")).status_code != 200:
             pass
 
 
-async def test_a_crowd_that_asks_how_it_is_costs_a_look_a_second(edge: Edge) -> None:
+async def test_a_crowd_that_asks_how_it_is_costs_a_few_looks(edge: Edge) -> None:
     began: list[object] = []
     event.listen(edge.database.engine.sync_engine, "begin", began.append)
     asked_s = time.monotonic()
@@ -55,7 +56,7 @@ async def test_a_crowd_that_asks_how_it_is_costs_a_look_a_second(edge: Edge) -> 
     replies = [await edge.anonymous.get(path) for path in ("/readyz", "/health") * 20]
 
     assert {each.status_code for each in replies} == {200}
-    assert 1 <= len(began) <= 2 + (time.monotonic() - asked_s)
+    assert 1 <= len(began) <= 2 + (time.monotonic() - asked_s) / KEPT_S < 2 * 40
 
 
 async def test_a_service_that_is_not_there_does_not_serve(http: httpx.AsyncClient, agent: ScriptedAgent) -> None:
