@@ -234,8 +234,12 @@ def _set_up_sqlite(connection: Any) -> None:
     # where another process has written meanwhile.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+    for pragma in ("busy_timeout=10000", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
+    # Kept in the file. Asked first: changing it takes the file for oneself, and is refused while others write.
+    cursor.execute("PRAGMA journal_mode")
+    if cursor.fetchone()[0] != "wal":
+        cursor.execute("PRAGMA journal_mode=WAL")
     cursor.close()
     # SQLite's own knows ASCII only; people search for names.
     connection.create_function("lower", 1, _lower, deterministic=True)
