@@ -73,7 +73,8 @@ async def _checks(request: Request, agent: Agent) -> dict[str, str]:
     """The state of each part, at most a moment old: anybody may ask, as often as they like, and it costs one look."""
     state, now_s = request.app.state, time.monotonic()
     asked_s, look = getattr(state, "look", (-KEPT_S, None))
-    if look is None or now_s - asked_s >= KEPT_S:
+    # One that still waits, for a part that hangs, is waited for by all: they are not added up.
+    if look is None or (look.done() and now_s - asked_s >= KEPT_S):
         look = asyncio.create_task(_look(state.database, agent))
         state.look = (now_s, look)
     # Who leaves meanwhile does not end it for the others.

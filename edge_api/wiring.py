@@ -38,7 +38,6 @@ class Parts:
     """What requests are served with."""
 
     database: Database
-    tokens: OwnTokens
     guard: Guard
     accounts: AccountService
     conversations: ConversationService
@@ -130,7 +129,6 @@ async def running_parts(settings: Settings, secrets: Secrets, clock: Clock = utc
         await stack.enter_async_context(_in_background(library))
         yield Parts(
             database,
-            tokens,
             Guard(Verifier(tokens, external), limits),
             AccountService(database, tokens, passwords, _account_rules(settings), clock=clock),
             conversations,

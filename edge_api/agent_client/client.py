@@ -17,7 +17,7 @@ from edge_api.agent_client import convert
 from edge_api.agent_client.answer import Answer
 from edge_api.agent_client.decode import decoding
 from edge_api.agent_client.events import Health, JsonObject, NewDocument, Question
-from edge_api.agent_client.signing import Caller, CallerSigner
+from edge_api.agent_client.signing import DEFAULT_TENANT, Caller, CallerSigner
 from edge_api.agent_client.tls import Tls
 from edge_api.errors import EdgeError, InvalidCursorError, UnvouchedCallerError, UpstreamError
 from edge_api.telemetry import request_id_var
@@ -28,9 +28,6 @@ MAX_MESSAGE_BYTES = 4 * 2**20
 UNARY_TIMEOUT_S = 10.0
 INGEST_TIMEOUT_S = 60.0
 HEALTH_TIMEOUT_S = 2.0
-
-DEFAULT_TENANT = "default"
-"""Whose caller the agent service takes one without a token for."""
 
 SERVICES = {"agent": "answerdesk.v1.AgentService", "knowledge": "answerdesk.v1.KnowledgeService"}
 """The parts of the agent service that readiness asks for: our name, and its name in grpc.health.v1."""
@@ -167,8 +164,11 @@ class AgentClient:
 
         Raises:
             DocumentRejectedError: it breaks a rule.
+            UnvouchedCallerError: it is for groups, and the agent service would take the caller for its operator.
             UpstreamError: the call failed.
         """
+        if self._signer is None and document.groups:
+            raise _unvouched()
         request = convert.document_to_proto(document)
         metadata = self._metadata(caller)
         with decoding():
@@ -213,8 +213,7 @@ class AgentClient:
         if self._signer is not None:
             return (*named, ("authorization", f"Bearer {self._signer.sign(caller)}"))
         if caller.tenant != DEFAULT_TENANT or caller.groups:
-            log.error("EDGE_AGENT_SIGNING_KEY is needed to vouch for callers with a tenant or groups")
-            raise UnvouchedCallerError("this edge has no key to vouch for tenants and groups")
+            raise _unvouched()
         return named
 
 
@@ -236,3 +235,8 @@ def _channel(target: str, tls: Tls | None) -> grpc.aio.Channel:
     named = (("grpc.ssl_target_name_override", tls.name),) if tls.name else ()
     credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
     return grpc.aio.secure_channel(target, credentials, options=(*CHANNEL_OPTIONS, *named))
+
+
+def _unvouched() -> UnvouchedCallerError:
+    log.error("EDGE_AGENT_SIGNING_KEY is needed to vouch for callers with a tenant or groups")
+    return UnvouchedCallerError("this edge has no key to vouch for tenants and groups")

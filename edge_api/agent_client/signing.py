@@ -28,6 +28,9 @@ ISSUER = "answerdesk-edge"
 AUDIENCE = "answerdesk-agent"
 TTL_S = 60.0
 
+DEFAULT_TENANT = "default"
+"""Whose caller the agent service takes one without a token for."""
+
 SIGNING_KEY_FILE = "agent-signing-key.pem"
 """Where `make run` keeps its key, under the edge's data directory."""
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from edge_api.agent_client.signing import DEFAULT_TENANT
 from edge_api.auth.models import User
 from edge_api.auth.passwords import Passwords
 from edge_api.auth.repository import AccountRepository, RefreshTokenRepository
-from edge_api.auth.schemas import DEFAULT_TENANT, NewAccount, Registration, UserId, comparable
+from edge_api.auth.schemas import NewAccount, Registration, UserId, comparable
 from edge_api.db import Clock, Database, UnitOfWork, utc_now
 from edge_api.errors import InvalidAccountError, UnknownAccountError
 

@@ -10,9 +10,10 @@ from typing import Any, get_args
 
 import httpx
 
+from edge_api.agent_client.signing import DEFAULT_TENANT
 from edge_api.auth import tokens
 from edge_api.auth.issuer_keys import FETCH_TIMEOUT_S, Algorithm, IssuerKeys
-from edge_api.auth.schemas import DEFAULT_TENANT, OWN_ISSUER, Principal
+from edge_api.auth.schemas import OWN_ISSUER, Principal
 from edge_api.errors import StartupError, UnauthenticatedError
 
 # Clocks of two organisations.

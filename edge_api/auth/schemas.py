@@ -7,14 +7,13 @@ from typing import Literal, NewType, Self, TypeAlias
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from edge_api.agent_client.signing import DEFAULT_TENANT
+
 UserId = NewType("UserId", str)
 Scope: TypeAlias = Literal["chat", "documents:write", "admin"]
 
 OWN_ISSUER = "answerdesk"
 """The issuer of this edge's own accounts and guests."""
-
-DEFAULT_TENANT = "default"
-"""Where built-in accounts live unless told otherwise, and external users without a tenant claim."""
 
 MAX_COMPARABLE_CHARACTERS = 600
 """Of a name in the form in which names are compared."""

@@ -78,18 +78,20 @@ class AccountService:
             InvalidCredentialsError: the name or the password is wrong, or the account is disabled.
             OverloadedError: too many passwords are being checked.
         """
-        async with self._database.unit_of_work() as unit:
-            user = await AccountRepository(unit).by_name(comparable(username))
-        checked = await self._passwords.verify(password, user.password_hash if user else None)
-        if user is None or not checked.ok or user.disabled:
-            raise InvalidCredentialsError("the name or the password is wrong")
-        async with self._database.unit_of_work() as unit:
-            current = await AccountRepository(unit).unchanged(user)
-            if current is not None:
-                current.password_hash = checked.new_hash or current.password_hash
-                return self._granted(unit, current, str(uuid.uuid4()))
-        # Overtaken while the password was compared: by an operator, or by a sign-in that replaced the hash.
-        return await self.login(username, password)
+        # Twice where it is overtaken while the password is compared: by an operator, or by a sign-in that replaced
+        # the hash with one of today's kind. That happens once.
+        for _ in range(2):
+            async with self._database.unit_of_work() as unit:
+                user = await AccountRepository(unit).by_name(comparable(username))
+            checked = await self._passwords.verify(password, user.password_hash if user else None)
+            if user is None or not checked.ok or user.disabled:
+                break
+            async with self._database.unit_of_work() as unit:
+                current = await AccountRepository(unit).unchanged(user)
+                if current is not None:
+                    current.password_hash = checked.new_hash or current.password_hash
+                    return self._granted(unit, current, str(uuid.uuid4()))
+        raise InvalidCredentialsError("the name or the password is wrong")
 
     async def refresh(self, token: str | None) -> Grant:
         """Exchange a refresh token for new tokens.
