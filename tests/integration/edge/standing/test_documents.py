@@ -3,6 +3,9 @@
 import httpx
 import pytest
 
+from edge_api.auth.schemas import OWN_ISSUER, Principal, UserId
+from edge_api.auth.tokens import OwnTokens
+from tests.integration.edge.conftest import SECRET, Edge
 from tests.support.scripted_agent import PRICE, ScriptedAgent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,3 +72,14 @@ async def test_a_wrong_search_is_422_and_says_where(http: httpx.AsyncClient, que
 
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"].startswith(field)
+
+
+async def test_an_edge_that_cannot_vouch_stores_nothing_for_groups(edge: Edge, agent: ScriptedAgent) -> None:
+    """The agent would take the writer for its operator, who may write for every group."""
+    writer = Principal(UserId("u"), OWN_ISSUER, "u", scopes=frozenset({"documents:write"}))
+    headers = {"Authorization": f"Bearer {OwnTokens(SECRET, ttl_s=60).issue(writer)}"}
+    body = {"uri": "a.md", "collection": "policy", "text": "# A", "groups": ["hr"]}
+
+    response = await edge.anonymous.post("/api/documents", json=body, headers=headers)
+
+    assert (response.status_code, response.json()["code"]) == (502, "agent_refused")
