@@ -26,41 +26,49 @@ from answerdesk.v1 import conversation_pb2 as answerdesk_dot_v1_dot_conversation
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!answerdesk/v1/agent_service.proto\x12\ranswerdesk.v1\x1a answerdesk/v1/conversation.proto\x1a\x1egoogle/protobuf/duration.proto\"#\n\x06Limits\x12\x19\n\x11max_output_tokens\x18\x01 \x01(\r\"\x94\x02\n\x0b\x43hatRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x07history\x18\x03 \x03(\x0b\x32\x16.answerdesk.v1.Message\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12#\n\x05state\x18\x05 \x01(\x0b\x32\x14.answerdesk.v1.State\x12\x32\n\ron_disconnect\x18\x06 \x01(\x0e\x32\x1b.answerdesk.v1.OnDisconnect\x12(\n\x05grace\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x06limits\x18\x08 \x01(\x0b\x32\x15.answerdesk.v1.Limits\"\xba\x02\n\x0c\x43hatResponse\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12)\n\x07started\x18\x03 \x01(\x0b\x32\x16.answerdesk.v1.StartedH\x00\x12-\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x1c.answerdesk.v1.AgentSelectedH\x00\x12)\n\x07sources\x18\x05 \x01(\x0b\x32\x16.answerdesk.v1.SourcesH\x00\x12%\n\x05token\x18\x06 \x01(\x0b\x32\x14.answerdesk.v1.TokenH\x00\x12#\n\x04tool\x18\x07 \x01(\x0b\x32\x13.answerdesk.v1.ToolH\x00\x12-\n\tcompleted\x18\x08 \x01(\x0b\x32\x18.answerdesk.v1.CompletedH\x00\x42\x07\n\x05\x65vent\"\x1d\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"I\n\rAgentSelected\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12)\n\x08strategy\x18\x02 \x01(\x0e\x32\x17.answerdesk.v1.Strategy\"3\n\x07Sources\x12(\n\x08passages\x18\x01 \x03(\x0b\x32\x16.answerdesk.v1.Passage\"\x18\n\x05Token\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\"\xa9\x01\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12(\n\x05phase\x18\x03 \x01(\x0e\x32\x19.answerdesk.v1.Tool.Phase\"X\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_STARTED\x10\x01\x12\x13\n\x0fPHASE_COMPLETED\x10\x02\x12\x10\n\x0cPHASE_FAILED\x10\x03\"\xb4\x02\n\tCompleted\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.answerdesk.v1.TurnStatus\x12\'\n\x07outcome\x18\x02 \x01(\x0e\x32\x16.answerdesk.v1.Outcome\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12)\n\x08strategy\x18\x04 \x01(\x0e\x32\x17.answerdesk.v1.Strategy\x12*\n\tcitations\x18\x05 \x03(\x0b\x32\x17.answerdesk.v1.Citation\x12#\n\x05usage\x18\x06 \x01(\x0b\x32\x14.answerdesk.v1.Usage\x12#\n\x05trace\x18\x07 \x01(\x0b\x32\x14.answerdesk.v1.Trace\x12#\n\x05state\x18\x08 \x01(\x0b\x32\x14.answerdesk.v1.State\"\x13\n\x11ListAgentsRequest\":\n\x12ListAgentsResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.answerdesk.v1.Agent\"\x88\x01\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12)\n\x08strategy\x18\x03 \x01(\x0e\x32\x17.answerdesk.v1.Strategy\x12\r\n\x05model\x18\x04 \x01(\t\x12\x13\n\x0b\x63ollections\x18\x05 \x03(\t\x12\r\n\x05\x65ntry\x18\x06 \x01(\x08*a\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x18\n\x14ON_DISCONNECT_DETACH\x10\x02\x32\xa4\x01\n\x0c\x41gentService\x12\x41\n\x04\x43hat\x12\x1a.answerdesk.v1.ChatRequest\x1a\x1b.answerdesk.v1.ChatResponse0\x01\x12Q\n\nListAgents\x12 .answerdesk.v1.ListAgentsRequest\x1a!.answerdesk.v1.ListAgentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!answerdesk/v1/agent_service.proto\x12\ranswerdesk.v1\x1a answerdesk/v1/conversation.proto\x1a\x1egoogle/protobuf/duration.proto\"#\n\x06Limits\x12\x19\n\x11max_output_tokens\x18\x01 \x01(\r\"\x94\x02\n\x0b\x43hatRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x07history\x18\x03 \x03(\x0b\x32\x16.answerdesk.v1.Message\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12#\n\x05state\x18\x05 \x01(\x0b\x32\x14.answerdesk.v1.State\x12\x32\n\ron_disconnect\x18\x06 \x01(\x0e\x32\x1b.answerdesk.v1.OnDisconnect\x12(\n\x05grace\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x06limits\x18\x08 \x01(\x0b\x32\x15.answerdesk.v1.Limits\"\xba\x02\n\x0c\x43hatResponse\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12)\n\x07started\x18\x03 \x01(\x0b\x32\x16.answerdesk.v1.StartedH\x00\x12-\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x1c.answerdesk.v1.AgentSelectedH\x00\x12)\n\x07sources\x18\x05 \x01(\x0b\x32\x16.answerdesk.v1.SourcesH\x00\x12%\n\x05token\x18\x06 \x01(\x0b\x32\x14.answerdesk.v1.TokenH\x00\x12#\n\x04tool\x18\x07 \x01(\x0b\x32\x13.answerdesk.v1.ToolH\x00\x12-\n\tcompleted\x18\x08 \x01(\x0b\x32\x18.answerdesk.v1.CompletedH\x00\x42\x07\n\x05\x65vent\"M\n\x10WatchTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x10\n\x08observer\x18\x03 \x01(\x08\"\xbf\x02\n\x11WatchTurnResponse\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12)\n\x07started\x18\x03 \x01(\x0b\x32\x16.answerdesk.v1.StartedH\x00\x12-\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x1c.answerdesk.v1.AgentSelectedH\x00\x12)\n\x07sources\x18\x05 \x01(\x0b\x32\x16.answerdesk.v1.SourcesH\x00\x12%\n\x05token\x18\x06 \x01(\x0b\x32\x14.answerdesk.v1.TokenH\x00\x12#\n\x04tool\x18\x07 \x01(\x0b\x32\x13.answerdesk.v1.ToolH\x00\x12-\n\tcompleted\x18\x08 \x01(\x0b\x32\x18.answerdesk.v1.CompletedH\x00\x42\x07\n\x05\x65vent\"\"\n\x0fStopTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"\x8b\x01\n\x10StopTurnResponse\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.answerdesk.v1.TurnStatus\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.answerdesk.v1.Usage\x12\x10\n\x08\x61\x62ort_ms\x18\x03 \x01(\x01\x12\x15\n\rlast_sequence\x18\x04 \x01(\x04\"\x1d\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"I\n\rAgentSelected\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12)\n\x08strategy\x18\x02 \x01(\x0e\x32\x17.answerdesk.v1.Strategy\"3\n\x07Sources\x12(\n\x08passages\x18\x01 \x03(\x0b\x32\x16.answerdesk.v1.Passage\"\x18\n\x05Token\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\"\xa9\x01\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12(\n\x05phase\x18\x03 \x01(\x0e\x32\x19.answerdesk.v1.Tool.Phase\"X\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_STARTED\x10\x01\x12\x13\n\x0fPHASE_COMPLETED\x10\x02\x12\x10\n\x0cPHASE_FAILED\x10\x03\"\xb4\x02\n\tCompleted\x12)\n\x06status\x18\x01 \x01(\x0e\x32\x19.answerdesk.v1.TurnStatus\x12\'\n\x07outcome\x18\x02 \x01(\x0e\x32\x16.answerdesk.v1.Outcome\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12)\n\x08strategy\x18\x04 \x01(\x0e\x32\x17.answerdesk.v1.Strategy\x12*\n\tcitations\x18\x05 \x03(\x0b\x32\x17.answerdesk.v1.Citation\x12#\n\x05usage\x18\x06 \x01(\x0b\x32\x14.answerdesk.v1.Usage\x12#\n\x05trace\x18\x07 \x01(\x0b\x32\x14.answerdesk.v1.Trace\x12#\n\x05state\x18\x08 \x01(\x0b\x32\x14.answerdesk.v1.State\"\x13\n\x11ListAgentsRequest\":\n\x12ListAgentsResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.answerdesk.v1.Agent\"\x88\x01\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12)\n\x08strategy\x18\x03 \x01(\x0e\x32\x17.answerdesk.v1.Strategy\x12\r\n\x05model\x18\x04 \x01(\t\x12\x13\n\x0b\x63ollections\x18\x05 \x03(\t\x12\r\n\x05\x65ntry\x18\x06 \x01(\x08*a\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x18\n\x14ON_DISCONNECT_DETACH\x10\x02\x32\xc3\x02\n\x0c\x41gentService\x12\x41\n\x04\x43hat\x12\x1a.answerdesk.v1.ChatRequest\x1a\x1b.answerdesk.v1.ChatResponse0\x01\x12P\n\tWatchTurn\x12\x1f.answerdesk.v1.WatchTurnRequest\x1a .answerdesk.v1.WatchTurnResponse0\x01\x12K\n\x08StopTurn\x12\x1e.answerdesk.v1.StopTurnRequest\x1a\x1f.answerdesk.v1.StopTurnResponse\x12Q\n\nListAgents\x12 .answerdesk.v1.ListAgentsRequest\x1a!.answerdesk.v1.ListAgentsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'answerdesk.v1.agent_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ONDISCONNECT']._serialized_start=1639
-  _globals['_ONDISCONNECT']._serialized_end=1736
+  _globals['_ONDISCONNECT']._serialized_start=2218
+  _globals['_ONDISCONNECT']._serialized_end=2315
   _globals['_LIMITS']._serialized_start=118
   _globals['_LIMITS']._serialized_end=153
   _globals['_CHATREQUEST']._serialized_start=156
   _globals['_CHATREQUEST']._serialized_end=432
   _globals['_CHATRESPONSE']._serialized_start=435
   _globals['_CHATRESPONSE']._serialized_end=749
-  _globals['_STARTED']._serialized_start=751
-  _globals['_STARTED']._serialized_end=780
-  _globals['_AGENTSELECTED']._serialized_start=782
-  _globals['_AGENTSELECTED']._serialized_end=855
-  _globals['_SOURCES']._serialized_start=857
-  _globals['_SOURCES']._serialized_end=908
-  _globals['_TOKEN']._serialized_start=910
-  _globals['_TOKEN']._serialized_end=934
-  _globals['_TOOL']._serialized_start=937
-  _globals['_TOOL']._serialized_end=1106
-  _globals['_TOOL_PHASE']._serialized_start=1018
-  _globals['_TOOL_PHASE']._serialized_end=1106
-  _globals['_COMPLETED']._serialized_start=1109
-  _globals['_COMPLETED']._serialized_end=1417
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1419
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1438
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1440
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1498
-  _globals['_AGENT']._serialized_start=1501
-  _globals['_AGENT']._serialized_end=1637
-  _globals['_AGENTSERVICE']._serialized_start=1739
-  _globals['_AGENTSERVICE']._serialized_end=1903
+  _globals['_WATCHTURNREQUEST']._serialized_start=751
+  _globals['_WATCHTURNREQUEST']._serialized_end=828
+  _globals['_WATCHTURNRESPONSE']._serialized_start=831
+  _globals['_WATCHTURNRESPONSE']._serialized_end=1150
+  _globals['_STOPTURNREQUEST']._serialized_start=1152
+  _globals['_STOPTURNREQUEST']._serialized_end=1186
+  _globals['_STOPTURNRESPONSE']._serialized_start=1189
+  _globals['_STOPTURNRESPONSE']._serialized_end=1328
+  _globals['_STARTED']._serialized_start=1330
+  _globals['_STARTED']._serialized_end=1359
+  _globals['_AGENTSELECTED']._serialized_start=1361
+  _globals['_AGENTSELECTED']._serialized_end=1434
+  _globals['_SOURCES']._serialized_start=1436
+  _globals['_SOURCES']._serialized_end=1487
+  _globals['_TOKEN']._serialized_start=1489
+  _globals['_TOKEN']._serialized_end=1513
+  _globals['_TOOL']._serialized_start=1516
+  _globals['_TOOL']._serialized_end=1685
+  _globals['_TOOL_PHASE']._serialized_start=1597
+  _globals['_TOOL_PHASE']._serialized_end=1685
+  _globals['_COMPLETED']._serialized_start=1688
+  _globals['_COMPLETED']._serialized_end=1996
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1998
+  _globals['_LISTAGENTSREQUEST']._serialized_end=2017
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=2019
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=2077
+  _globals['_AGENT']._serialized_start=2080
+  _globals['_AGENT']._serialized_end=2216
+  _globals['_AGENTSERVICE']._serialized_start=2318
+  _globals['_AGENTSERVICE']._serialized_end=2641
 # @@protoc_insertion_point(module_scope)

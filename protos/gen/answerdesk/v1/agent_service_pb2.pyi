@@ -35,7 +35,7 @@ class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDiscon
     """The turn runs on for `grace`; after that as ON_DISCONNECT_CANCEL."""
 
 class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
-    """What becomes of a turn when nobody follows it any more."""
+    """What becomes of a turn when nobody follows it any more. Followers of all replicas count, observers do not."""
 
 ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
 """Not set: as ON_DISCONNECT_CANCEL."""
@@ -83,7 +83,7 @@ class ChatRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request, so that sending it again starts nothing new. 1 to 128 characters of [A-Za-z0-9._-]; scoped
-    by the caller's tenant and subject. Default, empty: made by the server.
+    by the caller's tenant and subject. A UUID is also the turn's id. Default, empty: made by the server.
     """
     message: _builtins.str
     """The question. UTF-8, 1 to 8,000 characters, not only white space. Required."""
@@ -145,7 +145,7 @@ class ChatResponse(_message.Message):
     TOOL_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
-    """The turn this step belongs to. A UUID."""
+    """The turn this step belongs to. A UUID: the request_id where that is one, else made from it and the caller."""
     sequence: _builtins.int
     """Position in the turn's log: 1, 2, 3, without gaps."""
     @_builtins.property
@@ -193,6 +193,160 @@ class ChatResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
+
+@_typing.final
+class WatchTurnRequest(_message.Message):
+    """Which turn to follow, and from where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    OBSERVER_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    """The turn, by ChatResponse.turn_id. Required."""
+    after_sequence: _builtins.int
+    """Only what comes after this number. Default, 0: from the first event."""
+    observer: _builtins.bool
+    """Look on without counting as a follower: the turn may end as interrupted while only observers are left. Default:
+    a follower.
+    """
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        observer: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "observer", b"observer", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTurnRequest: _TypeAlias = WatchTurnRequest  # noqa: Y015
+
+@_typing.final
+class WatchTurnResponse(_message.Message):
+    """One step of a followed turn: as ChatResponse, field by field."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    """The turn this step belongs to."""
+    sequence: _builtins.int
+    """Position in the turn's log: 1, 2, 3, without gaps."""
+    @_builtins.property
+    def started(self) -> Global___Started:
+        """The turn exists; sent before retrieval begins."""
+
+    @_builtins.property
+    def agent(self) -> Global___AgentSelected:
+        """Who answers, and how the context is gathered. Sent when the answering agent is known."""
+
+    @_builtins.property
+    def sources(self) -> Global___Sources:
+        """Passages the answer may cite."""
+
+    @_builtins.property
+    def token(self) -> Global___Token:
+        """Text to append."""
+
+    @_builtins.property
+    def tool(self) -> Global___Tool:
+        """A tool call began or ended."""
+
+    @_builtins.property
+    def completed(self) -> Global___Completed:
+        """The end."""
+
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        started: Global___Started | None = ...,
+        agent: Global___AgentSelected | None = ...,
+        sources: Global___Sources | None = ...,
+        token: Global___Token | None = ...,
+        tool: Global___Tool | None = ...,
+        completed: Global___Completed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "completed", b"completed", "event", b"event", "sources", b"sources", "started", b"started", "token", b"token", "tool", b"tool"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "completed", b"completed", "event", b"event", "sequence", b"sequence", "sources", b"sources", "started", b"started", "token", b"token", "tool", b"tool", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "agent", "sources", "token", "tool", "completed"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchTurnResponse: _TypeAlias = WatchTurnResponse  # noqa: Y015
+
+@_typing.final
+class StopTurnRequest(_message.Message):
+    """Which turn to abort."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    """The turn, by ChatResponse.turn_id. Required."""
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopTurnRequest: _TypeAlias = StopTurnRequest  # noqa: Y015
+
+@_typing.final
+class StopTurnResponse(_message.Message):
+    """How a turn has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    ABORT_MS_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    status: _conversation_pb2.TurnStatus.ValueType
+    """TURN_STATUS_STOPPED where this call ended it; else how it had ended before."""
+    abort_ms: _builtins.float
+    """From the arrival of the request to the end of the turn. Milliseconds, at least 0; 0 where it had ended before."""
+    last_sequence: _builtins.int
+    """The number of the turn's last event."""
+    @_builtins.property
+    def usage(self) -> _conversation_pb2.Usage:
+        """Tokens used. Those of a model call that was cut off are estimated from its text: providers do not count them."""
+
+    def __init__(
+        self,
+        *,
+        status: _conversation_pb2.TurnStatus.ValueType = ...,
+        usage: _conversation_pb2.Usage | None = ...,
+        abort_ms: _builtins.float = ...,
+        last_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_ms", b"abort_ms", "last_sequence", b"last_sequence", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopTurnResponse: _TypeAlias = StopTurnResponse  # noqa: Y015
 
 @_typing.final
 class Started(_message.Message):

@@ -45,6 +45,16 @@ class AgentServiceStub:
                 request_serializer=answerdesk_dot_v1_dot_agent__service__pb2.ChatRequest.SerializeToString,
                 response_deserializer=answerdesk_dot_v1_dot_agent__service__pb2.ChatResponse.FromString,
                 _registered_method=True)
+        self.WatchTurn = channel.unary_stream(
+                '/answerdesk.v1.AgentService/WatchTurn',
+                request_serializer=answerdesk_dot_v1_dot_agent__service__pb2.WatchTurnRequest.SerializeToString,
+                response_deserializer=answerdesk_dot_v1_dot_agent__service__pb2.WatchTurnResponse.FromString,
+                _registered_method=True)
+        self.StopTurn = channel.unary_unary(
+                '/answerdesk.v1.AgentService/StopTurn',
+                request_serializer=answerdesk_dot_v1_dot_agent__service__pb2.StopTurnRequest.SerializeToString,
+                response_deserializer=answerdesk_dot_v1_dot_agent__service__pb2.StopTurnResponse.FromString,
+                _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/answerdesk.v1.AgentService/ListAgents',
                 request_serializer=answerdesk_dot_v1_dot_agent__service__pb2.ListAgentsRequest.SerializeToString,
@@ -72,6 +82,29 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTurn(self, request, context):
+        """Follows a turn from any place in its log, on any replica where they share a Redis: to resume, or to look on.
+
+        Errors: INVALID_ARGUMENT (after_sequence lies beyond the log of a running turn), NOT_FOUND (no such turn of this
+        caller, or it is no longer kept), OUT_OF_RANGE (that part of the log is no longer kept), UNAVAILABLE (with
+        RetryInfo: the turn may run on a replica that cannot be reached), and what the turn itself failed with, after
+        its last event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopTurn(self, request, context):
+        """Aborts a turn, wherever it runs, and waits until it has ended. What was written is kept. Of a turn that has ended
+        already it says how; stopping twice is no error.
+
+        Errors: NOT_FOUND (no such turn of this caller, or it is no longer kept), UNAVAILABLE (with RetryInfo: the
+        replica that runs it cannot be reached).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAgents(self, request, context):
         """Lists the team.
         """
@@ -86,6 +119,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Chat,
                     request_deserializer=answerdesk_dot_v1_dot_agent__service__pb2.ChatRequest.FromString,
                     response_serializer=answerdesk_dot_v1_dot_agent__service__pb2.ChatResponse.SerializeToString,
+            ),
+            'WatchTurn': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTurn,
+                    request_deserializer=answerdesk_dot_v1_dot_agent__service__pb2.WatchTurnRequest.FromString,
+                    response_serializer=answerdesk_dot_v1_dot_agent__service__pb2.WatchTurnResponse.SerializeToString,
+            ),
+            'StopTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopTurn,
+                    request_deserializer=answerdesk_dot_v1_dot_agent__service__pb2.StopTurnRequest.FromString,
+                    response_serializer=answerdesk_dot_v1_dot_agent__service__pb2.StopTurnResponse.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
@@ -126,6 +169,60 @@ class AgentService:
             '/answerdesk.v1.AgentService/Chat',
             answerdesk_dot_v1_dot_agent__service__pb2.ChatRequest.SerializeToString,
             answerdesk_dot_v1_dot_agent__service__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/answerdesk.v1.AgentService/WatchTurn',
+            answerdesk_dot_v1_dot_agent__service__pb2.WatchTurnRequest.SerializeToString,
+            answerdesk_dot_v1_dot_agent__service__pb2.WatchTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/answerdesk.v1.AgentService/StopTurn',
+            answerdesk_dot_v1_dot_agent__service__pb2.StopTurnRequest.SerializeToString,
+            answerdesk_dot_v1_dot_agent__service__pb2.StopTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,21 @@ class AgentServiceStub:
     for another request), FAILED_PRECONDITION (nothing ingested yet), UNAVAILABLE and RESOURCE_EXHAUSTED (with
     RetryInfo), DEADLINE_EXCEEDED.
     """
+    WatchTurn: _grpc.UnaryStreamMultiCallable[_agent_service_pb2.WatchTurnRequest, _agent_service_pb2.WatchTurnResponse]
+    """Follows a turn from any place in its log, on any replica where they share a Redis: to resume, or to look on.
+
+    Errors: INVALID_ARGUMENT (after_sequence lies beyond the log of a running turn), NOT_FOUND (no such turn of this
+    caller, or it is no longer kept), OUT_OF_RANGE (that part of the log is no longer kept), UNAVAILABLE (with
+    RetryInfo: the turn may run on a replica that cannot be reached), and what the turn itself failed with, after
+    its last event.
+    """
+    StopTurn: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.StopTurnRequest, _agent_service_pb2.StopTurnResponse]
+    """Aborts a turn, wherever it runs, and waits until it has ended. What was written is kept. Of a turn that has ended
+    already it says how; stopping twice is no error.
+
+    Errors: NOT_FOUND (no such turn of this caller, or it is no longer kept), UNAVAILABLE (with RetryInfo: the
+    replica that runs it cannot be reached).
+    """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]
     """Lists the team."""
 
@@ -66,6 +81,21 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Errors: INVALID_ARGUMENT (with BadRequest), NOT_FOUND (unknown agent), ALREADY_EXISTS (the request_id stands
     for another request), FAILED_PRECONDITION (nothing ingested yet), UNAVAILABLE and RESOURCE_EXHAUSTED (with
     RetryInfo), DEADLINE_EXCEEDED.
+    """
+    WatchTurn: _aio.UnaryStreamMultiCallable[_agent_service_pb2.WatchTurnRequest, _agent_service_pb2.WatchTurnResponse]  # type: ignore[assignment]
+    """Follows a turn from any place in its log, on any replica where they share a Redis: to resume, or to look on.
+
+    Errors: INVALID_ARGUMENT (after_sequence lies beyond the log of a running turn), NOT_FOUND (no such turn of this
+    caller, or it is no longer kept), OUT_OF_RANGE (that part of the log is no longer kept), UNAVAILABLE (with
+    RetryInfo: the turn may run on a replica that cannot be reached), and what the turn itself failed with, after
+    its last event.
+    """
+    StopTurn: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.StopTurnRequest, _agent_service_pb2.StopTurnResponse]  # type: ignore[assignment]
+    """Aborts a turn, wherever it runs, and waits until it has ended. What was written is kept. Of a turn that has ended
+    already it says how; stopping twice is no error.
+
+    Errors: NOT_FOUND (no such turn of this caller, or it is no longer kept), UNAVAILABLE (with RetryInfo: the
+    replica that runs it cannot be reached).
     """
     ListAgents: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the team."""
@@ -90,6 +120,33 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (with BadRequest), NOT_FOUND (unknown agent), ALREADY_EXISTS (the request_id stands
         for another request), FAILED_PRECONDITION (nothing ingested yet), UNAVAILABLE and RESOURCE_EXHAUSTED (with
         RetryInfo), DEADLINE_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchTurn(
+        self,
+        request: _agent_service_pb2.WatchTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_service_pb2.WatchTurnResponse], _abc.AsyncIterator[_agent_service_pb2.WatchTurnResponse]]:
+        """Follows a turn from any place in its log, on any replica where they share a Redis: to resume, or to look on.
+
+        Errors: INVALID_ARGUMENT (after_sequence lies beyond the log of a running turn), NOT_FOUND (no such turn of this
+        caller, or it is no longer kept), OUT_OF_RANGE (that part of the log is no longer kept), UNAVAILABLE (with
+        RetryInfo: the turn may run on a replica that cannot be reached), and what the turn itself failed with, after
+        its last event.
+        """
+
+    @_abc_1.abstractmethod
+    def StopTurn(
+        self,
+        request: _agent_service_pb2.StopTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.StopTurnResponse, _abc.Awaitable[_agent_service_pb2.StopTurnResponse]]:
+        """Aborts a turn, wherever it runs, and waits until it has ended. What was written is kept. Of a turn that has ended
+        already it says how; stopping twice is no error.
+
+        Errors: NOT_FOUND (no such turn of this caller, or it is no longer kept), UNAVAILABLE (with RetryInfo: the
+        replica that runs it cannot be reached).
         """
 
     @_abc_1.abstractmethod

@@ -68,6 +68,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The token does not allow this. PERMISSION_DENIED."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 21
     """A fault of the service; its log has the details under the request id. INTERNAL."""
+    ERROR_REASON_TURN_LOST: _ErrorReason.ValueType  # 22
+    """The replica that ran the turn is gone; what it wrote is kept. Ask again. UNAVAILABLE with RetryInfo."""
+    ERROR_REASON_TURN_LOG_UNAVAILABLE: _ErrorReason.ValueType  # 23
+    """What replicas share of turns cannot be reached. UNAVAILABLE with RetryInfo."""
+    ERROR_REASON_STORE_NOT_SHARED: _ErrorReason.ValueType  # 24
+    """Several replicas have a store of their own each, so that one of them cannot change it. Example: ingestion into
+    one of two agents without AGENT_QDRANT_URL. FAILED_PRECONDITION with PreconditionFailure.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo that every error of these services carries, without the prefix, with the
@@ -120,4 +128,12 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 20
 """The token does not allow this. PERMISSION_DENIED."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 21
 """A fault of the service; its log has the details under the request id. INTERNAL."""
+ERROR_REASON_TURN_LOST: ErrorReason.ValueType  # 22
+"""The replica that ran the turn is gone; what it wrote is kept. Ask again. UNAVAILABLE with RetryInfo."""
+ERROR_REASON_TURN_LOG_UNAVAILABLE: ErrorReason.ValueType  # 23
+"""What replicas share of turns cannot be reached. UNAVAILABLE with RetryInfo."""
+ERROR_REASON_STORE_NOT_SHARED: ErrorReason.ValueType  # 24
+"""Several replicas have a store of their own each, so that one of them cannot change it. Example: ingestion into
+one of two agents without AGENT_QDRANT_URL. FAILED_PRECONDITION with PreconditionFailure.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
