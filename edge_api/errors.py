@@ -27,6 +27,34 @@ class TurnRunningError(EdgeError):
         self.turn_id = turn_id
 
 
+class TurnNotFoundError(EdgeError):
+    """There is no such turn in this session."""
+
+
+class TurnForgottenError(EdgeError):
+    """The events of the turn are no longer kept; its answer is.
+
+    Attributes:
+        session_id: where the answer is stored.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("the events of this turn are no longer kept; its answer is stored in the session")
+        self.session_id = session_id
+
+
+class UnknownSequenceError(EdgeError):
+    """`Last-Event-ID` is no number of an event that this turn has."""
+
+
+class KeyReusedError(EdgeError):
+    """An `Idempotency-Key` that stands for another request."""
+
+
+class InvalidKeyError(EdgeError):
+    """An `Idempotency-Key` that is none."""
+
+
 class MessageNotFoundError(EdgeError):
     """There is no such message."""
 

@@ -97,6 +97,11 @@ CODES: Mapping[str, Kind] = {
 OWN: Mapping[type[EdgeError], Kind] = {
     errors.SessionNotFoundError: Kind(404, "session_not_found", "No such session"),
     errors.SessionExpiredError: Kind(404, "session_expired", "The session has expired"),
+    errors.TurnNotFoundError: REASONS["UNKNOWN_TURN"],
+    errors.TurnForgottenError: REASONS["SEQUENCE_EXPIRED"],
+    errors.UnknownSequenceError: Kind(422, "unknown_sequence", "The turn has no such event"),
+    errors.KeyReusedError: Kind(422, "idempotency_key_reused", "The key stands for another request"),
+    errors.InvalidKeyError: INVALID_REQUEST,
     errors.MessageNotFoundError: Kind(404, "message_not_found", "No such message"),
     errors.NotYourSessionError: Kind(403, "not_your_session", "Somebody else's session"),
     errors.TurnRunningError: REASONS["TURN_RUNNING"],

@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NewType, TypeAlias
 
-from edge_api.agent_client.events import AgentSelected, Completed, JsonObject, Role, TokenAdded, TurnEvent, TurnId
+from edge_api.agent_client.events import (
+    AgentSelected,
+    Completed,
+    JsonObject,
+    Question,
+    Role,
+    TokenAdded,
+    TurnEvent,
+    TurnId,
+)
+from edge_api.agent_client.signing import Caller
 from edge_api.errors import UpstreamError
 
 SessionId = NewType("SessionId", str)
@@ -39,24 +49,95 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """A request to answer the last question of a session again, or an edited `content` in its place."""
+
+    session_id: SessionId
+    content: str | None = None
+    agent: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """A client's name for its request (`Idempotency-Key`); `fingerprint` tells requests under one key apart."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a turn failed with: the gRPC status and the reason, as in `UpstreamError`."""
+
+    code: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenTurn:
-    """A turn that was opened: the person's message is stored, the answer is not.
+    """A turn whose answer is being made.
 
     Attributes:
         session_id: the conversation.
-        message_id: the id that the answer will have; it also names the turn here, before the agent has named it.
+        message_id: the id that the answer will have; the agent service knows the request by it.
         question_id: the person's message.
         created: whether this message began the session.
-        before: the newest stored messages before this one, oldest first.
-        state: what the last answer left for this one.
+        caller: on whose behalf the agent service is asked.
+        deadline_at: after this nobody can still be making the answer.
+        turn_id: the agent service's name of it, once that is known.
     """
 
     session_id: SessionId
     message_id: MessageId
     question_id: MessageId
     created: bool
-    before: Sequence[Remark]
-    state: bytes
+    caller: Caller
+    deadline_at: datetime
+    turn_id: TurnId | None = None
+
+    @property
+    def name(self) -> TurnId:
+        """How clients and the agent service call it: a request's id is its turn's, where the agent keeps to that."""
+        return self.turn_id or TurnId(self.message_id)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTurn:
+    """A turn whose answer is stored as far as it came.
+
+    Attributes:
+        last_sequence: the number of its last event, as far as it is known.
+        failure: what a failed one failed with, where that is known.
+    """
+
+    session_id: SessionId
+    message_id: MessageId
+    caller: Caller
+    turn_id: TurnId
+    status: str
+    last_sequence: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskedNow:
+    """A turn that was opened by this request; the agent service is to be asked."""
+
+    turn: OpenTurn
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class AskedBefore:
+    """The turn that an earlier request with the same key has opened."""
+
+    turn: OpenTurn | EndedTurn
+
+
+Asked: TypeAlias = AskedNow | AskedBefore
+Closed: TypeAlias = Literal["stored", "already", "gone"]
+"""What became of an answer: stored now; stored before, by whoever; or its session was emptied, deleted or went on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +177,8 @@ class Draft:
     trace: JsonObject = field(default_factory=dict)
     state: bytes | None = None
     turn_id: TurnId | None = None
+    last_sequence: int = 0
+    failure: Failure | None = None
     _parts: list[str] = field(default_factory=list)
     _characters: int = 0
 
@@ -110,6 +193,7 @@ class Draft:
         Raises:
             UpstreamError: the answer is longer than any answer may be.
         """
+        self.last_sequence = event.sequence
         if isinstance(event, TokenAdded):
             self._characters += len(event.content)
             if self._characters > MAX_ANSWER_CHARACTERS:
