@@ -12,19 +12,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from edge_api import __version__, health
-from edge_api.agent_client.client import AgentClient, connect
+from edge_api.agent_client.client import connect
 from edge_api.auth import router as accounts
 from edge_api.chat import router as chat
+from edge_api.chat.hub import TurnHub
 from edge_api.chat.stream import DEFAULT_PACE, Pace
 from edge_api.conversations import router as sessions
 from edge_api.db import Clock, utc_now
 from edge_api.docs_page import add_docs
 from edge_api.documents import router as documents
-from edge_api.errors import EdgeError, ShuttingDownError, StartupError
+from edge_api.errors import EdgeError, StartupError
 from edge_api.middleware import BodyLimit, Cors, LastResort, RequestLog
 from edge_api.problem import ProblemDocument, handle
 from edge_api.settings import Settings
-from edge_api.wiring import Secrets, read_secrets, running_parts
+from edge_api.wiring import Secrets, following_turns, read_secrets, running_parts
 
 ROUTERS = (
     chat.router,
@@ -94,9 +95,9 @@ class Edge(FastAPI):
 
 
 def begin_shutdown(app: FastAPI) -> None:
-    """End what is still being answered with a retryable error: this process is about to stop."""
-    agent: AgentClient = app.state.agent
-    agent.abort_all(ShuttingDownError("this edge is stopping; send the message again"))
+    """Send away who still follows an answer: this process is about to stop, and the answer goes on without it."""
+    hub: TurnHub = app.state.hub
+    hub.cut_off()
 
 
 def _lifespan(settings: Settings, secrets: Secrets, clock: Clock) -> Callable[[FastAPI], Any]:
@@ -107,12 +108,14 @@ def _lifespan(settings: Settings, secrets: Secrets, clock: Clock) -> Callable[[F
                 running_parts(settings, secrets, clock) as parts,
                 connect(
                     settings.agent_target,
-                    signer=parts.signer,
-                    turn_timeout_s=settings.turn_timeout_s,
+                    signer=secrets.agent,
+                    grace_s=settings.disconnect_grace_s,
                     tls=secrets.agent_tls,
                 ) as agent,
+                following_turns(parts, agent, clock) as hub,
             ):
                 app.state.agent = agent
+                app.state.hub = hub
                 for name in ("database", "guard", "accounts", "conversations", "library", "recorder", "limits"):
                     setattr(app.state, name, getattr(parts, name))
                 yield

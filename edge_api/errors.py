@@ -51,10 +51,6 @@ class KeyReusedError(EdgeError):
     """An `Idempotency-Key` that stands for another request."""
 
 
-class InvalidKeyError(EdgeError):
-    """An `Idempotency-Key` that is none."""
-
-
 class MessageNotFoundError(EdgeError):
     """There is no such message."""
 

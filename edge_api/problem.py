@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from fastapi import Request
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from edge_api import errors
-from edge_api.errors import EdgeError, LimitedError, TurnRunningError, UpstreamError
+from edge_api.errors import EdgeError, LimitedError, TurnForgottenError, TurnRunningError, UpstreamError
 from edge_api.telemetry import request_id_var
 
 MEDIA_TYPE = "application/problem+json"
@@ -101,7 +102,6 @@ OWN: Mapping[type[EdgeError], Kind] = {
     errors.TurnForgottenError: REASONS["SEQUENCE_EXPIRED"],
     errors.UnknownSequenceError: Kind(422, "unknown_sequence", "The turn has no such event"),
     errors.KeyReusedError: Kind(422, "idempotency_key_reused", "The key stands for another request"),
-    errors.InvalidKeyError: INVALID_REQUEST,
     errors.MessageNotFoundError: Kind(404, "message_not_found", "No such message"),
     errors.NotYourSessionError: Kind(403, "not_your_session", "Somebody else's session"),
     errors.TurnRunningError: REASONS["TURN_RUNNING"],
@@ -147,6 +147,7 @@ _DOCUMENTED: Mapping[int, str] = {
     403: "Somebody else's session, a scope that the token lacks, or an origin that is not allowed",
     404: "No such thing, or an expired session",
     409: "A turn is running, nothing was ingested yet, or the name is taken",
+    410: "The events of that turn are no longer kept; the answer is stored",
     413: "The body is too large",
     415: "The body has another type than is read here",
     422: "The request is not valid",
@@ -178,6 +179,7 @@ class ProblemDocument(BaseModel):
     retry_after: int = Field(default=0, description="Where known: seconds, as in `Retry-After`.")
     errors: list[FieldError] = Field(default=[], description="Of a 422: what is wrong where.")
     turn_id: str | None = Field(default=None, description="Of `turn_running`: the running turn.")
+    answer: str | None = Field(default=None, description="Of `sequence_expired`: where the answer is stored.")
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -234,8 +236,17 @@ def problem_of(error: Exception) -> Problem:
 def _own(error: EdgeError) -> Problem:
     kind = OWN[type(error)]
     asked_s = error.retry_after_s if isinstance(error, LimitedError) else None
-    extra = {"turn_id": error.turn_id} if isinstance(error, TurnRunningError) else None
-    return Problem(kind, kind.detail or str(error), _retry_after_s(kind, asked_s), extra=extra)
+    return Problem(kind, kind.detail or str(error), _retry_after_s(kind, asked_s), extra=_extra(error))
+
+
+def _extra(error: EdgeError) -> Mapping[str, Any] | None:
+    match error:
+        case TurnRunningError():
+            return {"turn_id": error.turn_id}
+        case TurnForgottenError():
+            return {"answer": f"/api/session/{quote(error.session_id, safe='')}/messages?order=desc&limit=1"}
+        case _:
+            return None
 
 
 def _upstream(error: UpstreamError) -> Problem:
@@ -283,6 +294,8 @@ def problem_response(problem: Problem, *, instance: str, headers: Mapping[str, s
     sent = dict(headers or {})
     if problem.kind.status == 401:
         sent["WWW-Authenticate"] = "Bearer"
+    if problem.extra and "answer" in problem.extra:
+        sent["Link"] = f'<{problem.extra["answer"]}>; rel="alternate"'
     if problem.retry_after_s is not None:
         sent["Retry-After"] = str(problem.retry_after_s)
     return Response(orjson.dumps(problem.document(instance)), problem.kind.status, sent, MEDIA_TYPE)

@@ -74,6 +74,7 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
     turn_timeout_s: float = Field(default=120.0, gt=0, le=3_600)
+    disconnect_grace_s: float = Field(default=30.0, ge=0, le=600)
     session_ttl_s: float = Field(default=2_592_000.0, gt=0, le=315_360_000)
     history_tokens: int = Field(default=16_000, ge=0, le=64_000)
     shutdown_grace_s: float = Field(default=5.0, ge=0, le=600)

@@ -5,11 +5,13 @@ import fcntl
 import ipaddress
 import logging
 import os
+import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_api.agent_client.client import AgentClient
 from edge_api.agent_client.signing import CallerSigner
 from edge_api.agent_client.tls import Tls, read_tls
 from edge_api.auth.dependencies import Guard
@@ -18,7 +20,9 @@ from edge_api.auth.passwords import Passwords
 from edge_api.auth.secrets import own_secret
 from edge_api.auth.service import AccountRules, AccountService
 from edge_api.auth.tokens import OwnTokens, Verifier
+from edge_api.chat.hub import TurnHub
 from edge_api.chat.recorder import Recorder
+from edge_api.conversations.leases import Leases
 from edge_api.conversations.library import SessionLibrary
 from edge_api.conversations.service import ConversationService, TurnRules
 from edge_api.db import Clock, Database, database_url, utc_now
@@ -28,6 +32,9 @@ from edge_api.migrations import schema
 from edge_api.settings import Settings
 
 log = logging.getLogger(__name__)
+
+RENEW_S = 3.0
+"""Between two renewals of an edge's lease."""
 
 LAST_WRITES_S = 2.0
 """What answers that are being stored get at the end."""
@@ -44,7 +51,7 @@ class Parts:
     library: SessionLibrary
     recorder: Recorder
     limits: RateLimits
-    signer: CallerSigner | None
+    leases: Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +127,13 @@ async def running_parts(settings: Settings, secrets: Secrets, clock: Clock = utc
         if external is not None:
             stack.push_async_callback(external.close)
         tokens = OwnTokens(secrets.access_tokens, ttl_s=settings.access_token_ttl_s, clock=lambda: clock().timestamp())
-        conversations = ConversationService(database, _turn_rules(settings), clock=clock)
+        edge_id = str(uuid.uuid4())
+        conversations = ConversationService(database, _turn_rules(settings), edge_id=edge_id, clock=clock)
         recorder = Recorder(conversations)
         stack.push_async_callback(recorder.close, LAST_WRITES_S)
         library = SessionLibrary(database, session_ttl_s=settings.session_ttl_s, clock=clock)
         if database.is_sqlite:
-            await _prepare(database, library)
+            await _prepare(database)
         await stack.enter_async_context(_in_background(library))
         yield Parts(
             database,
@@ -135,12 +143,69 @@ async def running_parts(settings: Settings, secrets: Secrets, clock: Clock = utc
             library,
             recorder,
             limits,
-            secrets.agent,
+            Leases(database, edge_id, clock=clock),
         )
 
 
-async def _prepare(database: Database, library: SessionLibrary) -> None:
-    """Migrate the database of one machine, and end what an earlier process left running."""
+@asynccontextmanager
+async def following_turns(parts: Parts, agent: AgentClient, clock: Clock = utc_now) -> AsyncIterator[TurnHub]:
+    """The turns of this edge, and of edges that are gone, followed and stored until the block is left.
+
+    Raises:
+        StartupError: the SQLite database cannot be read.
+    """
+    hub = TurnHub(agent, parts.conversations, parts.recorder, clock=clock)
+    keeping: asyncio.Task[None] | None = None
+    try:
+        if parts.database.is_sqlite:
+            await _adopt_all(parts, hub)
+        else:
+            keeping = asyncio.create_task(_keep_lease(parts, hub))
+        yield hub
+    finally:
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.wait({keeping}, timeout=LAST_WRITES_S)
+        await hub.close(LAST_WRITES_S)
+        if keeping is not None:
+            # Others take over at once what this edge followed.
+            with suppress(StorageUnavailableError):
+                await parts.leases.release()
+
+
+async def _adopt_all(parts: Parts, hub: TurnHub) -> None:
+    """Go on with what an earlier process of this one edge left running."""
+    try:
+        if await schema.state(parts.database) == "ok":
+            for turn in await parts.leases.adopt(everything=True):
+                hub.adopt(turn)
+    except StorageUnavailableError as err:
+        raise StartupError(f"{parts.database.url.database} cannot be read ({type(err.__cause__).__name__})") from err
+
+
+async def _keep_lease(parts: Parts, hub: TurnHub) -> None:
+    """Show the other edges that this one lives, and take over the turns of those that do not."""
+    is_ours = False
+    while True:
+        try:
+            is_ours = is_ours or await schema.state(parts.database) == "ok"
+            if is_ours:
+                await parts.leases.renew()
+                turns = await parts.leases.adopt()
+                for turn in turns:
+                    hub.adopt(turn)
+                if turns:
+                    log.warning("turns of an edge that is gone were taken over", extra={"turns": len(turns)})
+        except StorageUnavailableError:
+            # The database says so in the log.
+            pass
+        except Exception:
+            log.exception("the lease could not be kept")
+        await asyncio.sleep(RENEW_S)
+
+
+async def _prepare(database: Database) -> None:
+    """Migrate the database of one machine."""
     try:
         found = await schema.state(database)
         if found == "schema_newer":
@@ -149,7 +214,6 @@ async def _prepare(database: Database, library: SessionLibrary) -> None:
         if found != "ok":
             await schema.upgrade(database)
             log.info("migrated", extra={"revision": schema.head()})
-        await library.recover()
     except StorageUnavailableError as err:
         cause = type(err.__cause__).__name__
         raise StartupError(f"{database.url.database} cannot be opened or migrated ({cause})") from err

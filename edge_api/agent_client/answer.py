@@ -1,71 +1,58 @@
-"""One answer while it arrives."""
+"""One call that follows a turn, from its start or from any place in its log."""
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import TypeAlias
 
 import grpc
 from answerdesk.v1 import agent_service_pb2 as pb
 
 from edge_api.agent_client.convert import event_from_proto
 from edge_api.agent_client.decode import decoding
-from edge_api.agent_client.events import Completed, Started, TurnEvent
-from edge_api.errors import EdgeError, UpstreamError
+from edge_api.agent_client.events import TurnEvent
+from edge_api.errors import UpstreamError
+
+GrpcCall: TypeAlias = (
+    "grpc.aio.UnaryStreamCall[pb.ChatRequest, pb.ChatResponse] | "
+    "grpc.aio.UnaryStreamCall[pb.WatchTurnRequest, pb.WatchTurnResponse]"
+)
 
 
-class Answer:
-    """The steps of one turn, read as slowly as the reader likes: gRPC's flow control holds the agent back."""
+MAX_TURN_BYTES = 4 * 2**20
+"""Most of one turn that is read. The agent's own log of a turn is 256 KiB beside its citations and trace."""
 
-    def __init__(self, call: "grpc.aio.UnaryStreamCall[pb.ChatRequest, pb.ChatResponse]") -> None:
+
+class EventCall:
+    """The steps of a turn as they come; hanging up ends the call and not the turn."""
+
+    def __init__(self, call: GrpcCall) -> None:
         self._call = call
-        self._events = self._read()
-        self._aborted_by: EdgeError | None = None
-
-    async def start(self) -> Started:
-        """Wait for the first step, so that a call that fails at once fails here, before anything was promised.
-
-        Raises:
-            UpstreamError: the agent service refused or failed the call.
-            EdgeError: `abort` was called; its reason.
-        """
-        async for event in self._events:
-            if isinstance(event, Started):
-                return event
-            break
-        raise UpstreamError("INTERNAL", message="an answer began without its first step")
+        self.was_hung_up = False
 
     async def events(self) -> AsyncGenerator[TurnEvent, None]:
-        """The steps after the first, `Completed` being the last.
+        """The steps, until the call ends or is hung up. Closing this hangs up.
 
         Raises:
-            UpstreamError: the call failed, or ended without `Completed`.
-            EdgeError: `abort` was called; its reason.
+            UpstreamError: the call failed.
         """
-        async for event in self._events:
-            yield event
-            if isinstance(event, Completed):
-                return
-        raise UpstreamError("UNAVAILABLE", message="an answer was cut short")
-
-    def abort(self, reason: EdgeError) -> None:
-        """Cancel the call at once, also while the agent is silent; who reads gets `reason`."""
-        if self._aborted_by is None:
-            self._aborted_by = reason
-            self._call.cancel()
-
-    async def close(self) -> None:
-        """Cancel the call, if it still runs, and let go of it."""
-        self._call.cancel()
-        await self._events.aclose()
-
-    async def _read(self) -> AsyncGenerator[TurnEvent, None]:
+        received = 0
         try:
             with decoding():
                 async for message in self._call:
+                    received += message.ByteSize()
+                    if received > MAX_TURN_BYTES:
+                        raise UpstreamError("RESOURCE_EXHAUSTED", message="the answer is too long")
                     if (event := event_from_proto(message)) is not None:
                         yield event
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            # Cancelling the call and cancelling the reader look alike here; only the first is ours to answer.
-            if self._aborted_by is None or (task is not None and task.cancelling()):
+            # Hanging up and cancelling the reader look alike here; only the first is an end.
+            if not self.was_hung_up or (task is not None and task.cancelling()):
                 raise
-            raise self._aborted_by from None
+        finally:
+            self._call.cancel()
+
+    def hang_up(self) -> None:
+        """End the call at once, also while the agent is silent."""
+        self.was_hung_up = True
+        self._call.cancel()

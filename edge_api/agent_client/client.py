@@ -1,6 +1,7 @@
 """The agent service as the edge sees it: one channel, typed answers, plain errors."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,12 +15,12 @@ from answerdesk.v1 import knowledge_service_pb2_grpc as pb_knowledge_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_api.agent_client import convert
-from edge_api.agent_client.answer import Answer
+from edge_api.agent_client.answer import EventCall
 from edge_api.agent_client.decode import decoding
-from edge_api.agent_client.events import Health, JsonObject, NewDocument, Question
+from edge_api.agent_client.events import Health, JsonObject, NewDocument, Question, Stopped, TurnId
 from edge_api.agent_client.signing import DEFAULT_TENANT, Caller, CallerSigner
 from edge_api.agent_client.tls import Tls
-from edge_api.errors import EdgeError, InvalidCursorError, UnvouchedCallerError, UpstreamError
+from edge_api.errors import InvalidCursorError, UnvouchedCallerError, UpstreamError
 from edge_api.telemetry import request_id_var
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 4 * 2**20
 UNARY_TIMEOUT_S = 10.0
 INGEST_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 2.0
 
 SERVICES = {"agent": "answerdesk.v1.AgentService", "knowledge": "answerdesk.v1.KnowledgeService"}
@@ -47,13 +49,42 @@ CHANNEL_OPTIONS: Sequence[tuple[str, str | int]] = (
     ("grpc.enable_http_proxy", 0),
 )
 
+TURN_OPTIONS: Sequence[tuple[str, str | int]] = (
+    *CHANNEL_OPTIONS,
+    # An agent that drains says so in its health: new turns go to the others, running ones are still served.
+    (
+        "grpc.service_config",
+        json.dumps(
+            {
+                "loadBalancingConfig": [{"round_robin": {}}],
+                "healthCheckConfig": {"serviceName": SERVICES["agent"]},
+            }
+        ),
+    ),
+)
+
 
 class AgentClient:
     """Calls of the agent service. Every one has a time limit; failures are `UpstreamError`."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, signer: CallerSigner | None, turn_timeout_s: float) -> None:
-        """`signer` None: the agent on this machine serves every call as the same local caller."""
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        signer: CallerSigner | None,
+        grace_s: float,
+        turns: grpc.aio.Channel | None = None,
+    ) -> None:
+        """Make it over a channel.
+
+        Args:
+            channel: to every agent.
+            signer: None: the agent on this machine serves every call as the same local caller.
+            grace_s: how long an answer is made on when nobody follows it; 0: not at all. Seconds.
+            turns: for new turns: to agents that take some. Default: `channel`.
+        """
         self._agent = pb_grpc.AgentServiceStub(channel)
+        self._turns = self._agent if turns is None else pb_grpc.AgentServiceStub(turns)
         self._knowledge = pb_knowledge_grpc.KnowledgeServiceStub(channel)
         # One request, though the method takes many: where an agent refuses a call before it has read a request,
         # grpc's writer of requests fails, too, and its INTERNAL may take the place of the status that was sent.
@@ -65,39 +96,44 @@ class AgentClient:
         # Its stubs describe no methods.
         self._health: Any = health_pb2_grpc.HealthStub(channel)
         self._signer = signer
-        self._turn_timeout_s = turn_timeout_s
-        self._open: dict[str, Answer] = {}
-        self._closed_by: EdgeError | None = None
+        self._grace_s = grace_s
 
-    @asynccontextmanager
-    async def answer(self, question: Question, caller: Caller) -> AsyncIterator[Answer]:
-        """Ask a question. Leaving the block cancels the call, whatever the reason for leaving.
+    def ask(self, question: Question, caller: Caller, *, timeout_s: float) -> EventCall:
+        """Start a turn, or attach to the one that this question's request has started, and follow it.
+
+        Args:
+            question: what is asked.
+            caller: on whose behalf.
+            timeout_s: the whole time that the answer may take.
 
         Raises:
             UnvouchedCallerError: this edge cannot vouch for the caller.
         """
+        request = convert.question_to_proto(question, grace_s=self._grace_s)
+        return EventCall(self._turns.Chat(request, timeout=timeout_s, metadata=self._metadata(caller)))
+
+    def watch(
+        self, turn_id: TurnId, caller: Caller, *, after: int = 0, observer: bool = False, timeout_s: float
+    ) -> EventCall:
+        """Follow a turn after a place in its log. `observer`: it does not run on for our sake.
+
+        Raises:
+            UnvouchedCallerError: this edge cannot vouch for the caller.
+        """
+        request = pb.WatchTurnRequest(turn_id=turn_id, after_sequence=after, observer=observer)
+        return EventCall(self._agent.WatchTurn(request, timeout=timeout_s, metadata=self._metadata(caller)))
+
+    async def stop(self, turn_id: TurnId, caller: Caller) -> Stopped:
+        """Abort a turn, wherever it runs, and wait for its end.
+
+        Raises:
+            UpstreamError: the call failed, or there is no such turn.
+        """
         metadata = self._metadata(caller)
-        call = self._agent.Chat(convert.question_to_proto(question), timeout=self._turn_timeout_s, metadata=metadata)
-        answer = Answer(call)
-        if self._closed_by is not None:
-            answer.abort(self._closed_by)
-        self._open[question.request_id] = answer
-        try:
-            yield answer
-        finally:
-            del self._open[question.request_id]
-            await answer.close()
-
-    def abort(self, request_id: str, reason: EdgeError) -> None:
-        """End an answer that this process has open; who reads it gets `reason`."""
-        if (answer := self._open.get(request_id)) is not None:
-            answer.abort(reason)
-
-    def abort_all(self, reason: EdgeError) -> None:
-        """End every open answer with `reason`, and those that are still to be opened."""
-        self._closed_by = reason
-        for answer in tuple(self._open.values()):
-            answer.abort(reason)
+        request = pb.StopTurnRequest(turn_id=turn_id)
+        with decoding():
+            reply = await self._agent.StopTurn(request, timeout=STOP_TIMEOUT_S, metadata=metadata)
+        return convert.stopped_from_proto(reply)
 
     async def agents(self, caller: Caller) -> list[JsonObject]:
         """The team, the entry first.
@@ -219,22 +255,23 @@ class AgentClient:
 
 @asynccontextmanager
 async def connect(
-    target: str, *, signer: CallerSigner | None, turn_timeout_s: float, tls: Tls | None = None
+    target: str, *, signer: CallerSigner | None, grace_s: float, tls: Tls | None = None
 ) -> AsyncIterator[AgentClient]:
-    """A client on a channel of its own, in clear without `tls`; an agent that is away is looked for again by itself."""
-    async with _channel(target, tls) as channel:
+    """A client on channels of its own, in clear without `tls`; an agent that is away is looked for again by itself."""
+    async with _channel(target, tls, CHANNEL_OPTIONS) as channel, _channel(target, tls, TURN_OPTIONS) as turns:
         # Connect now; else the first question waits for it.
         channel.get_state(try_to_connect=True)
-        yield AgentClient(channel, signer=signer, turn_timeout_s=turn_timeout_s)
+        turns.get_state(try_to_connect=True)
+        yield AgentClient(channel, signer=signer, grace_s=grace_s, turns=turns)
 
 
-def _channel(target: str, tls: Tls | None) -> grpc.aio.Channel:
+def _channel(target: str, tls: Tls | None, options: Sequence[tuple[str, str | int]]) -> grpc.aio.Channel:
     if tls is None:
-        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=options)
     # Of a list of addresses grpc takes the text for the name to look for.
     named = (("grpc.ssl_target_name_override", tls.name),) if tls.name else ()
     credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
-    return grpc.aio.secure_channel(target, credentials, options=(*CHANNEL_OPTIONS, *named))
+    return grpc.aio.secure_channel(target, credentials, options=(*options, *named))
 
 
 def _unvouched() -> UnvouchedCallerError:

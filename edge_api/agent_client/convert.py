@@ -1,10 +1,12 @@
 """Between the protocol's messages and the edge's own words. Pure functions."""
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from answerdesk.v1 import agent_service_pb2 as pb
 from answerdesk.v1 import conversation_pb2 as pb_conversation
 from answerdesk.v1 import knowledge_service_pb2 as pb_knowledge
+from google.protobuf.duration_pb2 import Duration
 
 from edge_api.agent_client.events import (
     AgentSelected,
@@ -15,6 +17,7 @@ from edge_api.agent_client.events import (
     Said,
     SourcesOffered,
     Started,
+    Stopped,
     TokenAdded,
     ToolCalled,
     TurnEvent,
@@ -54,43 +57,54 @@ INGESTED: Mapping[int, str] = {
 }
 
 
-def question_to_proto(question: Question) -> pb.ChatRequest:
-    """A question as it is sent: nobody but this edge follows the turn, so it ends when the edge hangs up."""
+Step: TypeAlias = pb.ChatResponse | pb.WatchTurnResponse
+"""The same fields under two names."""
+
+
+def question_to_proto(question: Question, *, grace_s: float) -> pb.ChatRequest:
+    """A question as it is sent. `grace_s`: how long its turn runs on without a follower; 0: not at all."""
     return pb.ChatRequest(
         request_id=question.request_id,
         message=question.message,
         history=map(_said_to_proto, question.history),
         agent=question.agent,
         state=pb_conversation.State.FromString(question.state) if question.state else None,
-        on_disconnect=pb.ON_DISCONNECT_CANCEL,
+        on_disconnect=pb.ON_DISCONNECT_DETACH if grace_s else pb.ON_DISCONNECT_CANCEL,
+        grace=_duration(grace_s) if grace_s else None,
     )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(round(seconds * 1_000))
+    return duration
 
 
 def _said_to_proto(said: Said) -> pb_conversation.Message:
     return pb_conversation.Message(role=ROLES[said.role], content=said.content, agent=said.agent)
 
 
-def event_from_proto(message: pb.ChatResponse) -> TurnEvent | None:
+def event_from_proto(message: Step) -> TurnEvent | None:
     """One step of a turn; None for a step that this build does not know."""
     kind = message.WhichOneof("event")
     return READERS[kind](message) if kind else None
 
 
-def _agent_selected(message: pb.ChatResponse) -> AgentSelected:
+def _agent_selected(message: Step) -> AgentSelected:
     chosen = message.agent
     return AgentSelected(message.sequence, chosen.agent, STRATEGIES.get(chosen.strategy))
 
 
-def _sources_offered(message: pb.ChatResponse) -> SourcesOffered:
+def _sources_offered(message: Step) -> SourcesOffered:
     return SourcesOffered(message.sequence, [passage_from_proto(each) for each in message.sources.passages])
 
 
-def _tool_called(message: pb.ChatResponse) -> ToolCalled:
+def _tool_called(message: Step) -> ToolCalled:
     tool = message.tool
     return ToolCalled(message.sequence, tool.name, tool.call_id, PHASES.get(tool.phase))
 
 
-def _completed(message: pb.ChatResponse) -> Completed:
+def _completed(message: Step) -> Completed:
     done = message.completed
     return Completed(
         sequence=message.sequence,
@@ -105,7 +119,7 @@ def _completed(message: pb.ChatResponse) -> Completed:
     )
 
 
-READERS: Mapping[str, Callable[[pb.ChatResponse], TurnEvent]] = {
+READERS: Mapping[str, Callable[[Step], TurnEvent]] = {
     "started": lambda message: Started(message.sequence, TurnId(message.turn_id)),
     "agent": _agent_selected,
     "sources": _sources_offered,
@@ -178,6 +192,11 @@ def _trace_from_proto(trace: pb_conversation.Trace) -> JsonObject:
         "agents": list(trace.agents),
         "support": trace.support,
     }
+
+
+def stopped_from_proto(reply: pb.StopTurnResponse) -> Stopped:
+    """How a turn has ended that was to be stopped."""
+    return Stopped(ENDS.get(reply.status, "completed"), _usage_from_proto(reply.usage), reply.abort_ms)
 
 
 def agent_from_proto(agent: pb.Agent) -> JsonObject:

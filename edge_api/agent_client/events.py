@@ -115,4 +115,13 @@ class Completed:
     state: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """How a turn has ended that was to be stopped; `abort_ms` is 0 where it had ended before."""
+
+    status: str
+    usage: JsonObject
+    abort_ms: float
+
+
 TurnEvent: TypeAlias = Started | AgentSelected | SourcesOffered | ToolCalled | TokenAdded | Completed

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
-from edge_api.conversations.schemas import Draft, OpenTurn
+from edge_api.conversations.schemas import Closed, Draft, OpenTurn
 from edge_api.conversations.service import ConversationService
 from edge_api.errors import StorageUnavailableError
 
@@ -23,22 +24,28 @@ class Recorder:
     def __init__(self, conversations: ConversationService, *, patience_s: float = PATIENCE_S) -> None:
         self._conversations = conversations
         self._patience_s = patience_s
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writing: set[asyncio.Task[Closed]] = set()
 
-    async def store(self, turn: OpenTurn, answer: Draft) -> None:
-        """Store an answer as far as it came; forget the message of a turn that never began.
+    async def store(self, turn: OpenTurn, answer: Draft) -> Closed:
+        """Store an answer as far as it came. Returns what became of it: only one of all edges has stored it.
 
         Raises:
             StorageUnavailableError: the database is away. It is tried for another while.
         """
-        task = asyncio.create_task(self._store(turn, answer))
-        self._writing.add(task)
-        task.add_done_callback(self._written)
-        # Unlike a timeout, this leaves the task alone when the one who waits is cancelled.
-        done, _ = await asyncio.wait({task}, timeout=self._patience_s)
-        if not done:
-            raise StorageUnavailableError("the answer is not stored yet: the database does not answer")
-        task.result()
+        return await self._begun(turn, lambda: self._conversations.close(turn, answer))
+
+    async def withdraw(self, turn: OpenTurn) -> None:
+        """Forget the message of a turn that never began: its sender was told so and will send it again.
+
+        Raises:
+            StorageUnavailableError: the database is away. It is tried for another while.
+        """
+
+        async def withdrawn() -> Closed:
+            await self._conversations.withdraw(turn)
+            return "gone"
+
+        await self._begun(turn, withdrawn)
 
     async def close(self, timeout_s: float) -> None:
         """Wait for the writes that are under way."""
@@ -51,36 +58,37 @@ class Recorder:
             if late:
                 await asyncio.wait(late, timeout=timeout_s)
 
-    async def _store(self, turn: OpenTurn, answer: Draft) -> None:
+    async def _begun(self, turn: OpenTurn, write: Callable[[], Awaitable[Closed]]) -> Closed:
+        task = asyncio.create_task(self._written_in_time(turn, write))
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+        # Unlike a timeout, this leaves the task alone when the one who waits is cancelled.
+        done, _ = await asyncio.wait({task}, timeout=self._patience_s)
+        if not done:
+            raise StorageUnavailableError("the answer is not stored yet: the database does not answer")
+        return task.result()
+
+    async def _written_in_time(self, turn: OpenTurn, write: Callable[[], Awaitable[Closed]]) -> Closed:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + KEEP_TRYING_S
         pauses = iter(PAUSES_S)
         pause_s = PAUSES_S[0]
         while True:
             try:
-                await self._write(turn, answer)
-                return
+                return await write()
             except StorageUnavailableError:
                 pause_s = next(pauses, pause_s)
                 if loop.time() + pause_s > end_s:
-                    log.exception("an answer was not stored", extra={"turn_id": answer.turn_id})
+                    # Left to recovery: an edge adopts what still runs, and gives up what nobody can be making.
+                    log.exception("a turn was not stored", extra={"message_id": turn.message_id})
                     raise
                 await asyncio.sleep(pause_s)
             except Exception:
                 # Whoever waited may have left.
-                log.exception("an answer was not stored", extra={"turn_id": answer.turn_id})
+                log.exception("a turn was not stored", extra={"message_id": turn.message_id})
                 raise
 
-    async def _write(self, turn: OpenTurn, answer: Draft) -> None:
-        if answer.turn_id is None:
-            await self._conversations.withdraw(turn)
-        elif not await self._conversations.close(turn, answer):
-            log.warning(
-                "an answer was not stored: its turn was closed, or its session emptied, deleted or gone on",
-                extra={"turn_id": answer.turn_id},
-            )
-
-    def _written(self, task: asyncio.Task[None]) -> None:
+    def _written(self, task: asyncio.Task[Closed]) -> None:
         self._writing.discard(task)
         if not task.cancelled():
             # Else asyncio complains about a failure that nobody waited for; it is in the log.

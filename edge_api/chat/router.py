@@ -3,15 +3,26 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from edge_api.agent_client.dependencies import Agent
-from edge_api.auth.dependencies import ChatRoute, CurrentCaller
+from edge_api.auth.dependencies import ChatRoute, CurrentCaller, CurrentPrincipal
 from edge_api.bodies import require_json
 from edge_api.chat.accept import EVENT_STREAM, prefers_event_stream
-from edge_api.chat.dependencies import AnyTurn, BegunTurn, SessionTurn, StreamPace
-from edge_api.chat.schemas import AgentList, ChatReply
-from edge_api.chat.stream import EventStream, turn_frames
+from edge_api.chat.dependencies import (
+    AnyTurn,
+    Followed,
+    Hub,
+    ResumedTurn,
+    SessionInPath,
+    SessionTurn,
+    StreamPace,
+    TurnAgain,
+)
+from edge_api.chat.schemas import AgentList, ChatReply, StopReply
+from edge_api.chat.stream import EventStream
+from edge_api.conversations.dependencies import Conversations
+from edge_api.conversations.schemas import EndedTurn, OpenTurn
 from edge_api.problem import problem_responses
 
 router = APIRouter(tags=["chat"], route_class=ChatRoute)
@@ -45,6 +56,11 @@ STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
         ),
         "content": {EVENT_STREAM: {"itemSchema": EVENT}},
     },
+}
+FOLLOW_RESPONSE: dict[int | str, dict[str, Any]] = {
+    **problem_responses(404, 410, 422, 502, 503, 504),
+    200: {**STREAM_RESPONSE[200], "description": "The events after `Last-Event-ID`, as those of a new answer."},
+    204: {"description": "The turn has ended, and there is nothing after that event."},
 }
 JSON_BODY = [Depends(require_json)]
 Accept = Annotated[str, Header(include_in_schema=False)]
@@ -81,6 +97,54 @@ async def stream_chat(request: Request, turn: AnyTurn, pace: StreamPace) -> Even
 
 
 @router.get(
+    "/api/chat/{session_id}/stream",
+    summary="Follow or resume an answer",
+    response_class=StreamingResponse,
+    responses=FOLLOW_RESPONSE,
+)
+async def follow_turn(request: Request, turn: ResumedTurn, pace: StreamPace) -> Response:
+    """The events of a turn after `Last-Event-ID`, as they come; through any edge, as often as it takes."""
+    return Response(status_code=204) if turn is None else _streamed(request, turn, pace)
+
+
+@router.post(
+    "/api/chat/{session_id}/stop",
+    summary="Stop the running answer",
+    response_model=StopReply,
+    responses=problem_responses(404, 422, 502, 503, 504),
+)
+async def stop_turn(
+    hub: Hub, conversations: Conversations, principal: CurrentPrincipal, session_id: SessionInPath
+) -> Any:
+    """Aborts the model call, wherever it runs. What was written is kept; stopping what has ended is no error."""
+    turn = await conversations.find(principal, session_id, None)
+    if isinstance(turn, EndedTurn):
+        answer, abort_ms = await conversations.answer_of(turn), 0.0
+    else:
+        answer, stopped = await hub.stop(turn)
+        abort_ms = stopped.abort_ms
+    return {
+        **_ids(turn),
+        "turn_id": answer.turn_id or turn.message_id,
+        "status": answer.status,
+        "usage": answer.usage or None,
+        "abort_ms": abort_ms,
+    }
+
+
+@router.post(
+    "/api/chat/{session_id}/regenerate",
+    summary="Answer again",
+    response_model=ChatReply,
+    responses=STREAM_RESPONSE,
+    dependencies=JSON_BODY,
+)
+async def regenerate(request: Request, turn: TurnAgain, pace: StreamPace, accept: Accept = "") -> Any:
+    """Answers the last message again, or an edited one in its place. What was there stays as an alternative."""
+    return await _answered(request, turn, pace, accept)
+
+
+@router.get(
     "/api/agents", summary="List the agents", response_model=AgentList, responses=problem_responses(502, 503, 504)
 )
 async def list_agents(agent: Agent, caller: CurrentCaller) -> Any:
@@ -88,28 +152,27 @@ async def list_agents(agent: Agent, caller: CurrentCaller) -> Any:
     return {"agents": await agent.agents(caller)}
 
 
-def _streamed(request: Request, begun: BegunTurn, pace: StreamPace) -> EventStream:
-    return EventStream(turn_frames(begun.turn, begun.started, instance=request.url.path), pace=pace)
+def _streamed(request: Request, turn: Followed, pace: StreamPace) -> EventStream:
+    return EventStream(turn.frames(instance=request.url.path), pace=pace)
 
 
-async def _answered(request: Request, begun: BegunTurn, pace: StreamPace, accept: str) -> EventStream | dict[str, Any]:
+async def _answered(request: Request, turn: Followed, pace: StreamPace, accept: str) -> EventStream | dict[str, Any]:
     if prefers_event_stream(accept):
-        return _streamed(request, begun, pace)
-    async for _ in begun.turn.events():
-        # The draft collects them.
-        pass
-    opened, draft = begun.turn.opened, begun.turn.draft
+        return _streamed(request, turn, pace)
+    answer = await turn.answer()
     return {
-        "session_id": opened.session_id,
-        "conversation_id": opened.session_id,
-        "turn_id": begun.started.turn_id,
-        "message_id": opened.message_id,
-        "status": draft.status,
-        "outcome": draft.outcome,
-        "answer": draft.content,
-        "agent": draft.agent,
-        "strategy": draft.strategy,
-        "citations": draft.citations,
-        "usage": draft.usage,
-        "trace": draft.trace,
+        **_ids(turn.turn),
+        "turn_id": answer.turn_id,
+        "status": answer.status,
+        "outcome": answer.outcome,
+        "answer": answer.content,
+        "agent": answer.agent,
+        "strategy": answer.strategy,
+        "citations": answer.citations,
+        "usage": answer.usage,
+        "trace": answer.trace,
     }
+
+
+def _ids(turn: OpenTurn | EndedTurn) -> dict[str, str]:
+    return {"session_id": turn.session_id, "conversation_id": turn.session_id, "message_id": turn.message_id}

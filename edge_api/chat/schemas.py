@@ -4,7 +4,7 @@ import json
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from edge_api.agent_client.schemas import Agent, Citation, Strategy, Trace, Usage
 
@@ -15,6 +15,31 @@ Status: TypeAlias = Literal["completed", "stopped", "interrupted", "failed"]
 Outcome: TypeAlias = Literal["answered", "no_evidence", "refused", "truncated"]
 
 
+def _says_something(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be only white space")
+    return value
+
+
+def _is_small(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(orjson.dumps(value))
+        # orjson writes null for infinity and for what is no number; the database would refuse them.
+        json.dumps(value, allow_nan=False)
+    except (orjson.JSONEncodeError, ValueError, RecursionError) as err:
+        raise ValueError(
+            "must be plain JSON: valid text, finite numbers of at most 64 bits, not nested too deeply"
+        ) from err
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes as JSON")
+    return value
+
+
+Message = Annotated[str, Field(min_length=1, max_length=8_000), AfterValidator(_says_something)]
+AgentName = Annotated[str, Field(min_length=1, max_length=64)]
+Metadata = Annotated[dict[str, Any], AfterValidator(_is_small)]
+
+
 class ChatPost(BaseModel):
     """A message of a person."""
 
@@ -23,37 +48,13 @@ class ChatPost(BaseModel):
         json_schema_extra={"examples": [{"message": "What does the Enterprise plan cost?"}]},
     )
 
-    message: str = Field(min_length=1, max_length=8_000, description="The question; not only white space.")
+    message: Message = Field(description="The question; not only white space.")
     session_id: SessionName | None = Field(default=None, description="Continue this session. Default: a new one.")
     conversation_id: SessionName | None = Field(default=None, description="Another name for `session_id`.")
-    agent: str | None = Field(
-        default=None, min_length=1, max_length=64, description="Ask this agent directly. Default: the team decides."
-    )
-    metadata: dict[str, Any] | None = Field(
+    agent: AgentName | None = Field(default=None, description="Ask this agent directly. Default: the team decides.")
+    metadata: Metadata | None = Field(
         default=None, description="Kept with the message; at most 4 KiB as JSON. Never sent to a model."
     )
-
-    @field_validator("message")
-    @classmethod
-    def _says_something(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("must not be only white space")
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _is_small(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        try:
-            size = len(orjson.dumps(value))
-            # orjson writes null for infinity and for what is no number; the database would refuse them.
-            json.dumps(value, allow_nan=False)
-        except (orjson.JSONEncodeError, ValueError, RecursionError) as err:
-            raise ValueError(
-                "must be plain JSON: valid text, finite numbers of at most 64 bits, not nested too deeply"
-            ) from err
-        if size > MAX_METADATA_BYTES:
-            raise ValueError(f"must be at most {MAX_METADATA_BYTES} bytes as JSON")
-        return value
 
     @model_validator(mode="after")
     def _names_one_session(self) -> Self:
@@ -65,6 +66,30 @@ class ChatPost(BaseModel):
     def session(self) -> str | None:
         """The session by either name."""
         return self.session_id or self.conversation_id
+
+
+class AgainPost(BaseModel):
+    """Asks for another answer to the last message."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{}]})
+
+    message: Message | None = Field(default=None, description="In the place of the last message. Default: that one.")
+    agent: AgentName | None = Field(default=None, description="Ask this agent directly. Default: the team decides.")
+    metadata: Metadata | None = Field(default=None, description="Kept with an edited message.")
+
+
+class StopReply(BaseModel):
+    """How a turn has ended that was to be stopped."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    session_id: str
+    conversation_id: str
+    turn_id: str
+    message_id: str
+    status: Status = Field(description="`stopped`; another one where it had ended before.")
+    usage: Usage | None = Field(description="Tokens used, as far as they are known.")
+    abort_ms: float = Field(ge=0, description="What the abort took. Milliseconds; 0 where it had ended before.")
 
 
 class ChatReply(BaseModel):

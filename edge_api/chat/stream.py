@@ -1,4 +1,4 @@
-"""Server-sent events of a turn: frames, heartbeats, and what happens to a reader that stops reading."""
+"""How frames are sent: heartbeats, and what happens to a reader that stops reading."""
 
 import asyncio
 import logging
@@ -7,23 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
-
-from edge_api.agent_client.events import (
-    AgentSelected,
-    Completed,
-    SourcesOffered,
-    Started,
-    TokenAdded,
-    ToolCalled,
-    TurnEvent,
-)
-from edge_api.chat.service import Turn
-from edge_api.conversations.schemas import OpenTurn
-from edge_api.errors import ClientLeftError, EdgeError
-from edge_api.problem import problem_of
 
 log = logging.getLogger(__name__)
 
@@ -40,62 +25,6 @@ class Pace:
 
 
 DEFAULT_PACE = Pace()
-
-
-def frame(kind: str, data: Mapping[str, Any], sequence: int | None = None) -> bytes:
-    """One event, ready to send. JSON escapes every line end, so `data:` is one line whatever the text holds."""
-    body = orjson.dumps({"type": kind, **data} if sequence is None else {"type": kind, "sequence": sequence, **data})
-    name = kind.encode()
-    if sequence is None:
-        return b"event: %b\ndata: %b\n\n" % (name, body)
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (sequence, name, body)
-
-
-def event_frame(event: TurnEvent, opened: OpenTurn) -> bytes:
-    """The frame of one step; its id is the step's sequence number."""
-    match event:
-        case TokenAdded(sequence, content):
-            return frame("token", {"content": content}, sequence)
-        case Started(sequence, turn_id):
-            ids = {"session_id": opened.session_id, "conversation_id": opened.session_id, "turn_id": turn_id}
-            return frame("start", {**ids, "message_id": opened.message_id}, sequence)
-        case AgentSelected(sequence, agent, strategy):
-            return frame("agent", {"agent": agent, "strategy": strategy}, sequence)
-        case SourcesOffered(sequence, sources):
-            return frame("sources", {"sources": sources}, sequence)
-        case ToolCalled(sequence, name, call_id, phase):
-            return frame("tool", {"name": name, "call_id": call_id, "phase": phase}, sequence)
-        case Completed():
-            return frame("complete", _complete(event, opened), event.sequence)
-
-
-def _complete(event: Completed, opened: OpenTurn) -> dict[str, Any]:
-    return {
-        "message_id": opened.message_id,
-        "status": event.status,
-        "outcome": event.outcome,
-        "agent": event.agent,
-        "strategy": event.strategy,
-        "citations": event.citations,
-        "usage": event.usage,
-        "trace": event.trace,
-    }
-
-
-async def turn_frames(turn: Turn, started: Started, *, instance: str) -> AsyncGenerator[bytes, None]:
-    """All frames of a turn; a failure becomes the terminal `error` frame, with the body a refusal would have had."""
-    yield event_frame(started, turn.opened)
-    try:
-        async with aclosing(turn.events()) as events:
-            async for event in events:
-                yield event_frame(event, turn.opened)
-    except ClientLeftError:
-        return
-    except EdgeError as err:
-        yield frame("error", problem_of(err).document(instance))
-    except Exception as err:
-        log.exception("a stream failed")
-        yield frame("error", problem_of(err).document(instance))
 
 
 class EventStream(StreamingResponse):

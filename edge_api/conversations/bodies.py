@@ -49,8 +49,8 @@ class FeedbackBody(BaseModel):
     created_at: datetime
 
 
-class MessageBody(BaseModel):
-    """A stored message."""
+class AlternativeBody(BaseModel):
+    """A message in whose place another one has come."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -69,6 +69,14 @@ class MessageBody(BaseModel):
     metadata: dict[str, Any] = Field(description="What the client sent with it.")
     feedback: FeedbackBody | None
     created_at: datetime
+
+
+class MessageBody(AlternativeBody):
+    """A stored message."""
+
+    alternatives: list[AlternativeBody] = Field(
+        description="What was said in its place before: the newest 20, oldest first."
+    )
 
 
 class MessageList(BaseModel):
@@ -123,6 +131,20 @@ def session_body(session: SessionInfo) -> dict[str, Any]:
 
 def message_body(message: ReadMessage) -> dict[str, Any]:
     """A message as its owner is shown it."""
+    return _body(message) | {"alternatives": [_body(each) for each in message.alternatives]}
+
+
+def feedback_body(verdict: Verdict) -> dict[str, Any]:
+    """Feedback as its author is shown it."""
+    return {
+        "message_id": verdict.message_id,
+        "rating": verdict.rating,
+        "comment": verdict.comment,
+        "created_at": verdict.created_at,
+    }
+
+
+def _body(message: ReadMessage) -> dict[str, Any]:
     row = message.row
     return {
         "id": row.id,
@@ -138,14 +160,4 @@ def message_body(message: ReadMessage) -> dict[str, Any]:
         "metadata": row.details,
         "feedback": feedback_body(message.verdict) if message.verdict else None,
         "created_at": row.created_at,
-    }
-
-
-def feedback_body(verdict: Verdict) -> dict[str, Any]:
-    """Feedback as its author is shown it."""
-    return {
-        "message_id": verdict.message_id,
-        "rating": verdict.rating,
-        "comment": verdict.comment,
-        "created_at": verdict.created_at,
     }

@@ -9,7 +9,7 @@ from edge_api.errors import InvalidCursorError
 
 MAX_CURSOR_CHARACTERS = 200
 # What both databases can hold and compare.
-MAX_POSITION = 2**31 - 1
+MAX_PLACE = 2**31 - 1
 
 
 def session_cursor(last_active_at: datetime, session_id: SessionId) -> str:
@@ -34,13 +34,13 @@ def read_session_cursor(cursor: str) -> tuple[datetime, SessionId]:
     return utc, SessionId(session_id)
 
 
-def message_cursor(position: int) -> str:
+def message_cursor(place: int) -> str:
     """The place after this message in a list of messages."""
-    return _packed(f"m{position}")
+    return _packed(f"m{place}")
 
 
 def read_message_cursor(cursor: str) -> int:
-    """The position of the last message before the page asked for.
+    """The place of the last message before the page asked for.
 
     Raises:
         InvalidCursorError: it is none of ours.
@@ -48,10 +48,10 @@ def read_message_cursor(cursor: str) -> int:
     text = _unpacked(cursor)
     if not text.startswith("m") or not text[1:].isascii() or not text[1:].isdecimal():
         raise InvalidCursorError("is no cursor of this list")
-    position = int(text[1:12])
-    if position > MAX_POSITION:
+    place = int(text[1:12])
+    if place > MAX_PLACE:
         raise InvalidCursorError("is no cursor of this list")
-    return position
+    return place
 
 
 def _packed(text: str) -> str:

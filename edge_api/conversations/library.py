@@ -4,17 +4,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
 from edge_api.auth.repository import AccountRepository
 from edge_api.auth.schemas import Principal
 from edge_api.conversations.cursors import message_cursor, read_message_cursor, read_session_cursor, session_cursor
+from edge_api.conversations.repository.keys import forget_keys
 from edge_api.conversations.repository.messages import MessageRepository, ReadMessage
 from edge_api.conversations.repository.sessions import SessionRepository
 from edge_api.conversations.repository.turns import TurnRepository
-from edge_api.conversations.schemas import MessageId, Rating, SessionId, SessionInfo, Verdict
+from edge_api.conversations.schemas import MessageId, OpenTurn, Rating, SessionId, SessionInfo, Verdict
 from edge_api.db import Clock, Database, UnitOfWork, utc_now
 from edge_api.errors import StorageUnavailableError
 from edge_api.migrations import schema
@@ -46,6 +47,7 @@ class Swept:
     sessions: int
     turns: int
     accounts: int
+    keys: int
 
 
 class SessionLibrary:
@@ -83,7 +85,7 @@ class SessionLibrary:
     async def messages(
         self, owner: Principal, session_id: SessionId, *, cursor: str | None, limit: int, newest_first: bool
     ) -> Page[ReadMessage]:
-        """Messages of a session in order.
+        """Messages of a session in order, each with what was said in its place before.
 
         Raises:
             InvalidCursorError: no page of this list gave it.
@@ -94,7 +96,7 @@ class SessionLibrary:
             found = await MessageRepository(unit).page(
                 session_id, after=after, limit=limit + 1, newest_first=newest_first
             )
-        more = message_cursor(found[limit - 1].row.position) if len(found) > limit else None
+        more = message_cursor(found[limit - 1].row.place) if len(found) > limit else None
         return Page(found[:limit], more)
 
     async def rename(self, owner: Principal, session_id: SessionId, title: str) -> SessionInfo:
@@ -105,7 +107,13 @@ class SessionLibrary:
             session.title, session.named = title, True
             return await sessions.info(session)
 
-    async def reset(self, owner: Principal, session_id: SessionId) -> tuple[SessionInfo, MessageId | None]:
+    async def running(self, owner: Principal, session_id: SessionId) -> OpenTurn | None:
+        """The turn of a session that is being answered."""
+        async with self._database.unit_of_work() as unit:
+            await self._sessions(unit).own(session_id, owner.user_id)
+            return await TurnRepository(unit, now=self._clock()).running(session_id)
+
+    async def reset(self, owner: Principal, session_id: SessionId) -> tuple[SessionInfo, OpenTurn | None]:
         """Forget the messages and keep the session. Also returns the turn that was running, which must be stopped."""
         async with self._database.unit_of_work() as unit:
             sessions = self._sessions(unit)
@@ -114,7 +122,7 @@ class SessionLibrary:
             await sessions.empty(session)
             return await sessions.info(session), running
 
-    async def delete(self, owner: Principal, session_id: SessionId) -> MessageId | None:
+    async def delete(self, owner: Principal, session_id: SessionId) -> OpenTurn | None:
         """Delete a session with all it holds. Returns the turn that was running, which must be stopped."""
         async with self._database.unit_of_work() as unit:
             sessions = self._sessions(unit)
@@ -134,13 +142,6 @@ class SessionLibrary:
             await self._sessions(unit).own(await messages.session_of(message_id), owner.user_id, lock=True)
             return await messages.rate(message_id, rating, comment, now=self._clock())
 
-    async def recover(self) -> None:
-        """End the turns that an earlier process left running. Only where no other process answers."""
-        async with self._database.unit_of_work() as unit:
-            ended = await TurnRepository(unit, now=self._clock()).give_up(all_running=True)
-        if ended:
-            log.warning("turns of an earlier process were given up", extra={"turns": ended})
-
     async def sweep(self) -> Swept:
         """Remove what has expired, a batch at a time. Several edges may do this at once."""
         now = self._clock()
@@ -149,7 +150,7 @@ class SessionLibrary:
         sessions = await self._expire()
         async with self._database.unit_of_work() as unit:
             await self._sessions(unit).forget_expired(before=now - TOMBSTONE, limit=10 * SWEEP_BATCH)
-        return Swept(sessions, turns, await self._forget_accounts())
+        return Swept(sessions, turns, await self._forget_accounts(), await self._forget_keys())
 
     async def sweep_for_ever(self) -> None:
         """Sweep about once a minute, where the schema is ours; edges that started together do not stay together."""
@@ -164,9 +165,9 @@ class SessionLibrary:
             except Exception:
                 log.exception("a sweep failed")
                 continue
-            if swept.sessions or swept.turns or swept.accounts:
-                extra = {"sessions": swept.sessions, "turns": swept.turns, "accounts": swept.accounts}
-                log.info("swept", extra=extra)
+            removed = asdict(swept)
+            if any(removed.values()):
+                log.info("swept", extra=removed)
 
     async def _expire(self) -> int:
         total = 0
@@ -182,6 +183,15 @@ class SessionLibrary:
         while True:
             async with self._database.unit_of_work() as unit:
                 found = await AccountRepository(unit).forget_expired(now=self._clock(), limit=SWEEP_BATCH)
+            total += found
+            if found < SWEEP_BATCH:
+                return total
+
+    async def _forget_keys(self) -> int:
+        total = 0
+        while True:
+            async with self._database.unit_of_work() as unit:
+                found = await forget_keys(unit, now=self._clock(), limit=SWEEP_BATCH)
             total += found
             if found < SWEEP_BATCH:
                 return total

@@ -1,5 +1,7 @@
 """Sessions: their state and messages, renamed, emptied, deleted, listed; and feedback on answers."""
 
+import asyncio
+import logging
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -21,9 +23,14 @@ from edge_api.conversations.bodies import (
 )
 from edge_api.conversations.cursors import MAX_CURSOR_CHARACTERS
 from edge_api.conversations.dependencies import Library
-from edge_api.conversations.schemas import MessageId, SessionId
-from edge_api.errors import SessionForgottenError
+from edge_api.conversations.schemas import MessageId, OpenTurn, SessionId
+from edge_api.errors import UpstreamError
 from edge_api.problem import problem_responses
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 3.0
+"""What ending an answer may add to emptying or deleting its session."""
 
 router = APIRouter(tags=["sessions"], route_class=ChatRoute)
 
@@ -97,8 +104,10 @@ async def rename_session(library: Library, principal: CurrentPrincipal, session_
 )
 async def reset_session(library: Library, agent: Agent, principal: CurrentPrincipal, session_id: AnySession) -> Any:
     """Forgets its messages and keeps the session. What is being answered is ended first."""
+    await _stop(agent, await library.running(principal, session_id))
     session, running = await library.reset(principal, session_id)
-    _end(agent, running)
+    # One that had not reached the agent before.
+    await _stop(agent, running)
     return session_body(session)
 
 
@@ -112,7 +121,8 @@ async def reset_session(library: Library, agent: Agent, principal: CurrentPrinci
 @router.delete("/api/session/{session_id}", summary="Delete a session", status_code=204, responses=READING)
 async def delete_session(library: Library, agent: Agent, principal: CurrentPrincipal, session_id: AnySession) -> None:
     """Deletes it with all that was said. What is being answered is ended first."""
-    _end(agent, await library.delete(principal, session_id))
+    await _stop(agent, await library.running(principal, session_id))
+    await _stop(agent, await library.delete(principal, session_id))
 
 
 @router.post(
@@ -132,7 +142,11 @@ async def rate_message(
     return feedback_body(await library.rate(principal, message_id, body.rating, body.comment))
 
 
-def _end(agent: AgentClient, running: MessageId | None) -> None:
-    """End an answer that this process makes. One that another edge makes finds its session gone at its end."""
+async def _stop(agent: AgentClient, running: OpenTurn | None) -> None:
+    """Abort what is being answered, wherever that is; what cannot be aborted finds its session gone at its end."""
     if running is not None:
-        agent.abort(running, SessionForgottenError("the session was emptied or deleted while this was answered"))
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await agent.stop(running.name, running.caller)
+        except (UpstreamError, TimeoutError) as err:
+            log.warning("an answer could not be stopped", extra={"message_id": running.message_id, "cause": str(err)})

@@ -1,6 +1,6 @@
 """What a conversation consists of, as the service and its repositories pass it on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NewType, TypeAlias
@@ -195,10 +195,7 @@ class Draft:
         """
         self.last_sequence = event.sequence
         if isinstance(event, TokenAdded):
-            self._characters += len(event.content)
-            if self._characters > MAX_ANSWER_CHARACTERS:
-                raise UpstreamError("RESOURCE_EXHAUSTED", message="the answer is too long")
-            self._parts.append(event.content)
+            self.write(event.content)
         elif isinstance(event, AgentSelected):
             self.agent, self.strategy = event.agent, event.strategy
         elif isinstance(event, Completed):
@@ -206,3 +203,14 @@ class Draft:
             self.agent, self.strategy = event.agent, event.strategy
             self.citations, self.usage, self.trace = event.citations, event.usage, event.trace
             self.state = event.state
+
+    def write(self, content: str) -> None:
+        """Add to the text.
+
+        Raises:
+            UpstreamError: the answer is longer than any answer may be.
+        """
+        self._characters += len(content)
+        if self._characters > MAX_ANSWER_CHARACTERS:
+            raise UpstreamError("RESOURCE_EXHAUSTED", message="the answer is too long")
+        self._parts.append(content)

@@ -6,8 +6,8 @@ attributes of `ScriptedAgent`; `Chat` answers from its queue, and with a short a
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -182,6 +182,11 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
         self.calls: list[Seen] = []
         self.called = asyncio.Event()
         self.searches: list[pb_knowledge.SearchRequest] = []
+        self.requests: dict[str, ScriptedTurn] = {}
+        self.watches: list[pb.WatchTurnRequest] = []
+        self.stops: list[pb.StopTurnRequest] = []
+        self.names_turns_by_request = False
+        self.cut_chats_after = 0
         self.unary_failure: status_pb2.Status | None = None
         self.unary_metadata: list[dict[str, str]] = []
 
@@ -219,23 +224,62 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
             await self.health.set(service, kind)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> AsyncIterator[pb.ChatResponse]:  # noqa: N802
-        """Does what the queue says, one step after the other."""
+        """Does what the queue says, one step after the other; sent again with its request id, it attaches."""
         seen = Seen(request, dict(context.invocation_metadata()), context.time_remaining())
         self.calls.append(seen)
         self.called.set()
+        turn = self.requests.get(request.request_id)
+        if turn is None:
+            steps = self.turns.popleft() if self.turns else answer(PRICE, " [1]")
+            turn = self.requests[request.request_id] = ScriptedTurn(self, request, context)
+            turn.begin(steps)
         try:
-            for step in self.turns.popleft() if self.turns else answer(PRICE, " [1]"):
-                if isinstance(step, pb.ChatResponse):
+            async with aclosing(turn.follow(0, observer=False)) as steps_of_turn:
+                async for step in steps_of_turn:
                     yield step
                     seen.sent += 1
-                elif isinstance(step, BaseException):
-                    raise step
-                elif isinstance(step, status_pb2.Status):
-                    await context.abort_with_status(rpc_status.to_status(step))
-                else:
-                    await step(context)
+                    if seen.sent == self.cut_chats_after:
+                        await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+            await turn.fail(context)
         finally:
             seen.ended.set()
+
+    async def WatchTurn(  # noqa: N802
+        self, request: pb.WatchTurnRequest, context: Context
+    ) -> AsyncIterator[pb.WatchTurnResponse]:
+        """Follows what `Chat` has started."""
+        self.watches.append(request)
+        turn = await self._turn(request.turn_id, context)
+        if not turn.over.is_set() and request.after_sequence > len(turn.log):
+            await context.abort_with_status(
+                rpc_status.to_status(status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"))
+            )
+        async with aclosing(turn.follow(request.after_sequence, observer=request.observer)) as steps:
+            async for step in steps:
+                yield pb.WatchTurnResponse.FromString(step.SerializeToString())
+        await turn.fail(context)
+
+    async def StopTurn(self, request: pb.StopTurnRequest, context: Context) -> pb.StopTurnResponse:  # noqa: N802
+        """Ends what `Chat` has started."""
+        self.stops.append(request)
+        turn = await self._turn(request.turn_id, context)
+        running = not turn.over.is_set()
+        await turn.abort(pb_conversation.TURN_STATUS_STOPPED)
+        last = turn.log[-1] if turn.log else pb.ChatResponse()
+        return pb.StopTurnResponse(
+            status=last.completed.status,
+            usage=last.completed.usage,
+            abort_ms=1.5 if running else 0.0,
+            last_sequence=last.sequence,
+        )
+
+    async def _turn(self, turn_id: str, context: Context) -> "ScriptedTurn":
+        found = [turn for turn in self.requests.values() if turn.turn_id == turn_id]
+        if not found:
+            await context.abort_with_status(
+                rpc_status.to_status(status(grpc.StatusCode.NOT_FOUND, "UNKNOWN_TURN", f"no turn {turn_id!r}"))
+            )
+        return found[-1]
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:  # noqa: N802
         """Two agents."""
@@ -301,6 +345,102 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
         self.unary_metadata.append(dict(context.invocation_metadata()))
         if self.unary_failure:
             await context.abort_with_status(rpc_status.to_status(self.unary_failure))
+
+
+class ScriptedTurn:
+    """A turn that outlives its calls, as those of the real service do."""
+
+    def __init__(self, agent: ScriptedAgent, request: pb.ChatRequest, context: Context) -> None:
+        self.turn_id = request.request_id if agent.names_turns_by_request else TURN_ID
+        self.log: list[pb.ChatResponse] = []
+        self.over = asyncio.Event()
+        self.aborted = asyncio.Event()
+        self.failure: BaseException | status_pb2.Status | None = None
+        self._request = request
+        self._context = context
+        self._followers = 0
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self._grace: asyncio.TimerHandle | None = None
+
+    def begin(self, steps: Sequence[Step]) -> None:
+        """Run the script."""
+        self._task = asyncio.create_task(self._run(steps))
+
+    async def follow(self, after: int, *, observer: bool) -> AsyncGenerator[pb.ChatResponse]:
+        """The log from there on; the last follower who leaves it early may end it."""
+        self._followers += not observer
+        if self._grace is not None and not observer:
+            self._grace.cancel()
+        place = after
+        try:
+            while True:
+                while place < len(self.log):
+                    yield self.log[place]
+                    place += 1
+                if self.over.is_set():
+                    return
+                async with self._changed:
+                    while place >= len(self.log) and not self.over.is_set():
+                        await self._changed.wait()
+        finally:
+            self._followers -= not observer
+            if not observer and not self._followers and not self.over.is_set():
+                grace_s = self._request.grace.seconds if self._request.on_disconnect == pb.ON_DISCONNECT_DETACH else 0
+                self._grace = asyncio.get_running_loop().call_later(grace_s, self._interrupt)
+
+    async def fail(self, context: Context) -> None:
+        """End a call as the script says."""
+        if isinstance(self.failure, status_pb2.Status):
+            await context.abort_with_status(rpc_status.to_status(self.failure))
+        elif self.failure is not None:
+            raise self.failure
+
+    async def abort(self, how: int) -> None:
+        """End it with this status, unless it has ended."""
+        if self._task is not None and not self.over.is_set():
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            if self.over.is_set():
+                return
+            self.aborted.set()
+            end = completed("", outcome=None, citations=[], status=how)
+            last = pb.ChatResponse(turn_id=self.turn_id, sequence=len(self.log) + 1, completed=end)
+            await self._ended(last)
+
+    def _interrupt(self) -> None:
+        self._ending = asyncio.ensure_future(self.abort(pb_conversation.TURN_STATUS_INTERRUPTED))
+
+    async def _run(self, steps: Sequence[Step]) -> None:
+        try:
+            for step in steps:
+                if isinstance(step, pb.ChatResponse):
+                    named = pb.ChatResponse()
+                    named.CopyFrom(step)
+                    named.turn_id = self.turn_id
+                    await self._append(named)
+                elif isinstance(step, (BaseException, status_pb2.Status)):
+                    self.failure = step
+                    break
+                else:
+                    await step(self._context)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as err:  # noqa: BLE001 - what a step raised is how the call ends
+            self.failure = err
+        await self._ended()
+
+    async def _append(self, step: pb.ChatResponse) -> None:
+        async with self._changed:
+            self.log.append(step)
+            self._changed.notify_all()
+
+    async def _ended(self, last: pb.ChatResponse | None = None) -> None:
+        async with self._changed:
+            if last is not None:
+                self.log.append(last)
+            self.over.set()
+            self._changed.notify_all()
 
 
 @asynccontextmanager

@@ -1,24 +1,47 @@
-"""Turns: opened with the question, closed with the answer. Each method is part of one short unit of work."""
+"""Turns: opened with a question, closed with an answer. Each method is part of one short unit of work."""
 
 import uuid
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, case, delete, exists, func, or_, select, update
+from sqlalchemy import Select, and_, case, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from edge_api.agent_client.events import TurnId
+from edge_api.agent_client.signing import DEFAULT_TENANT, Caller
 from edge_api.auth.schemas import UserId
-from edge_api.conversations.models import Message, Session, Turn
+from edge_api.conversations.models import IdempotencyKey, Message, Session, Turn
+from edge_api.conversations.repository.answers import AnswerRepository
+from edge_api.conversations.repository.questions import QuestionRepository
 from edge_api.conversations.repository.sessions import USAGE_COLUMNS
-from edge_api.conversations.schemas import Draft, MessageId, NewMessage, OpenTurn, Remark, SessionId
+from edge_api.conversations.schemas import Closed, Draft, EndedTurn, Failure, MessageId, OpenTurn, SessionId
 from edge_api.errors import TooManyTurnsError, TurnRunningError
 
 RETRY_AFTER_S = 2.0
 """When a user with too many running turns may try again. Seconds; about the length of a short answer."""
 
-# Bounds of ChatRequest.history in the protocol.
-MAX_HISTORY_MESSAGES = 200
-MAX_MESSAGE_CHARACTERS = 32_000
+OVERDUE = Failure("DEADLINE_EXCEEDED")
+"""What a turn failed with that nobody has ended in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How a question is answered.
+
+    Attributes:
+        caller: on whose behalf the agent service is asked.
+        edge_id: who stores the answer.
+        budget: after this nobody can still be making it.
+        replaced_id: the answer that stepped back with the question that this one replaces.
+        created: whether the session began with it.
+    """
+
+    caller: Caller
+    edge_id: str
+    budget: timedelta
+    replaced_id: MessageId | None = None
+    created: bool = False
 
 
 class TurnRepository:
@@ -47,177 +70,196 @@ class TurnRepository:
             TurnRunningError: its last message is still being answered.
         """
         await self.give_up(session_id=session_id)
-        running = select(Turn).where(Turn.session_id == session_id, Turn.status == "running")
-        if (found := (await self._session.execute(running)).scalar_one_or_none()) is not None:
-            raise TurnRunningError(found.agent_turn_id or found.id)
+        if (running := await self.running(session_id)) is not None:
+            raise TurnRunningError(running.name)
 
-    async def running(self, session_id: SessionId) -> MessageId | None:
-        """The turn of a session that is being answered, by our own name."""
-        wanted = select(Turn.id).where(Turn.session_id == session_id, Turn.status == "running")
-        found = (await self._session.execute(wanted)).scalar_one_or_none()
-        return None if found is None else MessageId(found)
-
-    async def open(self, session: Session, message: NewMessage, *, created: bool, budget: timedelta) -> OpenTurn:
-        """Store a person's message and a running turn.
-
-        Args:
-            session: locked; idle.
-            message: what was said.
-            created: whether the session began with it.
-            budget: after this nobody can still be making the answer.
-        """
-        session_id = SessionId(session.id)
-        question_id, message_id = _new_id(), _new_id()
-        said = Message(
-            id=question_id,
-            session_id=session_id,
-            position=await self._next_position(session_id),
-            role="user",
-            content=message.content,
-            status="completed",
-            details=dict(message.metadata),
-            created_at=self._now,
+    async def running(self, session_id: SessionId) -> OpenTurn | None:
+        """The turn of a session that is being answered."""
+        found = await self._read(
+            select(Turn).where(Turn.session_id == session_id, Turn.status == "running", Turn.deadline_at > self._now)
         )
+        return found if isinstance(found, OpenTurn) else None
+
+    async def by_id(self, message_id: MessageId) -> OpenTurn | EndedTurn | None:
+        """A turn by our own name."""
+        return await self._read(select(Turn).where(Turn.id == message_id))
+
+    async def by_name(self, session_id: SessionId, turn_id: str) -> OpenTurn | EndedTurn | None:
+        """A turn of a session by our name or the agent service's."""
+        named = or_(Turn.id == turn_id, Turn.agent_turn_id == turn_id)
+        return await self._read(select(Turn).where(Turn.session_id == session_id, named))
+
+    async def newest(self, session_id: SessionId) -> OpenTurn | EndedTurn | None:
+        """The turn of a session that was opened last: the running one, where there is one."""
+        return await self._read(select(Turn).where(Turn.session_id == session_id))
+
+    async def open(self, session: Session, question: Message, attempt: Attempt) -> OpenTurn:
+        """Begin to answer a stored question: the last one of a session that is locked and idle."""
+        caller = attempt.caller
+        newest = select(func.coalesce(func.max(Turn.number), 0)).where(Turn.session_id == session.id)
         turn = Turn(
-            id=message_id,
-            session_id=session_id,
+            id=str(uuid.uuid4()),
+            session_id=session.id,
             user_id=session.user_id,
-            question_id=question_id,
+            number=(await self._session.execute(newest)).scalar_one() + 1,
+            question_id=question.id,
+            replaced_id=attempt.replaced_id,
+            created=attempt.created,
+            edge_id=attempt.edge_id or None,
+            caller={"subject": caller.subject, "tenant": caller.tenant, "groups": list(caller.groups)},
             status="running",
             created_at=self._now,
-            deadline_at=self._now + budget,
+            deadline_at=self._now + attempt.budget,
         )
         session.last_active_at = max(session.last_active_at, self._now)
-        self._session.add_all((said, turn))
+        self._session.add(turn)
         await self._session.flush()
-        return OpenTurn(session_id, message_id, question_id, created, (), b"")
+        return open_turn(turn)
 
-    async def history(self, session_id: SessionId, *, characters: int) -> list[Remark]:
-        """The newest messages, oldest first: those that fit into `characters`, and one more that is cut off there."""
-        length = func.length(Message.content)
-        sent = case((length > MAX_MESSAGE_CHARACTERS, MAX_MESSAGE_CHARACTERS), else_=length)
-        before = func.sum(sent).over(order_by=Message.position.desc(), rows=(None, -1))
-        sized = (
-            select(Message.role, Message.content, Message.agent, Message.position, before.label("before"))
-            .where(Message.session_id == session_id)
-            .order_by(Message.position.desc())
-            .limit(MAX_HISTORY_MESSAGES)
-            .subquery()
+    async def question_to_repeat(self, turn: EndedTurn) -> Message | None:
+        """The question of a failed turn, where it is the last one and nothing but failures came after the turn.
+
+        The session must be locked.
+        """
+        later, newer = aliased(Turn), aliased(Message)
+        gone_on = exists().where(
+            later.session_id == Turn.session_id, later.number > Turn.number, later.status != "failed"
+        )
+        asked_on = exists().where(
+            newer.session_id == Message.session_id, newer.active, newer.role == "user", newer.place > Message.place
         )
         wanted = (
-            select(sized.c.role, sized.c.content, sized.c.agent)
-            .where(func.coalesce(sized.c.before, 0) < characters)
-            .order_by(sized.c.position)
+            select(Message)
+            .join(Turn, Turn.question_id == Message.id)
+            .where(Turn.id == turn.message_id, Message.active, ~gone_on, ~asked_on)
         )
-        return [Remark(role, content, agent) for role, content, agent in await self._session.execute(wanted)]
-
-    async def state(self, session_id: SessionId) -> bytes:
-        """What the last answer left for the next one; empty in a new conversation."""
-        # By position and not by time: the clocks of two edges differ.
-        wanted = (
-            select(Turn.state)
-            .join(Message, Message.id == Turn.id)
-            .where(Turn.session_id == session_id, Turn.state.is_not(None))
-            .order_by(Message.position.desc())
-            .limit(1)
-        )
-        return (await self._session.execute(wanted)).scalar_one_or_none() or b""
+        return (await self._session.execute(wanted)).scalar_one_or_none()
 
     async def name(self, turn: OpenTurn, turn_id: TurnId) -> None:
         """Write down which turn of the agent service answers."""
         await self._session.execute(update(Turn).where(Turn.id == turn.message_id).values(agent_turn_id=turn_id))
 
-    async def close(self, turn: OpenTurn, answer: Draft) -> bool:
-        """Store the answer as far as it came, once.
-
-        Returns:
-            False where nothing was stored: the turn was closed already, its session forgotten, or it was given up and
-            the conversation has gone on.
-        """
+    async def close(self, turn: OpenTurn, answer: Draft) -> Closed:
+        """Store the answer as far as it came, once."""
         await self._lock(turn.session_id)
-        asked_at = select(Message.position).where(Message.id == turn.question_id).scalar_subquery()
+        stored = exists().where(Message.id == turn.message_id)
+        newer = aliased(Turn)
+        overtaken = exists().where(newer.session_id == Turn.session_id, newer.number > Turn.number)
+        failure = answer.failure if answer.status == "failed" else None
         # A turn that was given up while the database was away is still its answer's, as long as nothing came after it.
-        overtaken = exists().where(Message.session_id == turn.session_id, Message.position > asked_at)
+        given_up = and_(Turn.status == "failed", ~stored, ~overtaken)
         ended = (
             update(Turn)
-            .where(Turn.id == turn.message_id, or_(Turn.status == "running", and_(Turn.status == "failed", ~overtaken)))
+            .where(Turn.id == turn.message_id, or_(Turn.status == "running", given_up))
             .values(
                 status=answer.status,
                 state=answer.state,
                 agent_turn_id=func.coalesce(Turn.agent_turn_id, answer.turn_id),
                 ended_at=self._now,
+                last_sequence=answer.last_sequence,
+                failure_code=failure.code if failure else None,
+                failure_reason=failure.reason if failure else None,
             )
             .returning(Turn.id)
         )
         if (await self._session.execute(ended)).scalar_one_or_none() is None:
-            return False
-        said = Message(
-            id=turn.message_id,
-            session_id=turn.session_id,
-            position=await self._next_position(turn.session_id),
-            role="assistant",
-            content=answer.content,
-            status=answer.status,
-            outcome=answer.outcome,
-            agent=answer.agent,
-            strategy=answer.strategy,
-            citations=answer.citations,
-            usage=answer.usage,
-            trace=answer.trace,
-            created_at=self._now,
-        )
-        self._session.add(said)
+            return "already" if (await self._session.execute(select(stored))).scalar_one() else "gone"
+        await AnswerRepository(self._session, now=self._now).add(turn, answer)
         spent = {column: getattr(Session, column) + answer.usage.get(column, 0) for column in USAGE_COLUMNS}
         await self._session.execute(
             update(Session)
             .where(Session.id == turn.session_id)
             .values(turns=Session.turns + 1, last_active_at=_later(self._now), **spent)
         )
-        return True
+        return "stored"
 
     async def withdraw(self, turn: OpenTurn) -> None:
-        """Forget a turn that never began, with its message, and its session where it began with it."""
+        """Forget a turn that never began, with its message, and its session where it began with it.
+
+        What stepped back for the message is as it was. A key by which a failed turn was started again names that one.
+        """
         await self._lock(turn.session_id)
-        gone = delete(Turn).where(Turn.id == turn.message_id, Turn.status == "running").returning(Turn.id)
-        if (await self._session.execute(gone)).scalar_one_or_none() is None:
+        wanted = select(Turn).where(Turn.id == turn.message_id, Turn.status == "running").with_for_update()
+        found = (await self._session.execute(wanted)).scalar_one_or_none()
+        if found is None:
             return
-        await self._session.execute(delete(Message).where(Message.id == turn.question_id))
         if turn.created:
             await self._session.execute(delete(Session).where(Session.id == turn.session_id))
             return
+        keys = update(IdempotencyKey).where(
+            IdempotencyKey.turn_id == turn.message_id, IdempotencyKey.failed_turn_id.is_not(None)
+        )
+        await self._session.execute(keys.values(turn_id=IdempotencyKey.failed_turn_id, failed_turn_id=None))
+        await self._session.execute(delete(Turn).where(Turn.id == turn.message_id))
+        await QuestionRepository(self._session, now=self._now).take_back(turn, replaced_id=found.replaced_id)
         # A title that was made from this message goes with it.
         said = exists().where(Message.session_id == turn.session_id)
         untitled = update(Session).where(Session.id == turn.session_id, Session.named.is_(False), ~said)
         await self._session.execute(untitled.values(title=""))
 
-    async def give_up(self, *, session_id: SessionId | None = None, all_running: bool = False) -> int:
-        """End turns that nobody is answering any more as failed, their questions kept. Returns how many.
+    async def give_up(self, *, session_id: SessionId | None = None) -> int:
+        """End turns whose time is over as failed, their questions kept. Returns how many.
 
         Args:
             session_id: only in this session. Default: everywhere.
-            all_running: not only those whose deadline is over: this process is the only one and has just started.
         """
-        orphans = update(Turn).where(Turn.status == "running")
+        orphans = update(Turn).where(Turn.status == "running", Turn.deadline_at <= self._now)
         if session_id is not None:
             orphans = orphans.where(Turn.session_id == session_id)
-        if not all_running:
-            orphans = orphans.where(Turn.deadline_at <= self._now)
-        ended = orphans.values(status="failed", ended_at=self._now).returning(Turn.id)
-        return len((await self._session.execute(ended)).all())
+        ended = orphans.values(
+            status="failed", ended_at=self._now, failure_code=OVERDUE.code, failure_reason=OVERDUE.reason
+        )
+        return len((await self._session.execute(ended.returning(Turn.id))).all())
+
+    async def _read(self, wanted: Select[Turn]) -> OpenTurn | EndedTurn | None:
+        # What this unit of work has read before may have changed while it waited for a lock.
+        newest = wanted.order_by(Turn.number.desc()).limit(1).execution_options(populate_existing=True)
+        found = (await self._session.execute(newest)).scalar_one_or_none()
+        if found is None:
+            return None
+        if found.status == "running" and found.deadline_at > self._now:
+            return open_turn(found)
+        return _ended_turn(found)
 
     async def _lock(self, session_id: SessionId) -> None:
         """Always the session before its turns: two that lock in different orders wait for each other for ever."""
         await self._session.execute(select(Session.id).where(Session.id == session_id).with_for_update())
 
-    async def _next_position(self, session_id: SessionId) -> int:
-        newest = select(func.coalesce(func.max(Message.position), 0)).where(Message.session_id == session_id)
-        return int((await self._session.execute(newest)).scalar_one()) + 1
+
+def open_turn(turn: Turn) -> OpenTurn:
+    """A row as a turn whose answer is being made."""
+    return OpenTurn(
+        SessionId(turn.session_id),
+        MessageId(turn.id),
+        MessageId(turn.question_id),
+        turn.created,
+        _caller(turn),
+        turn.deadline_at,
+        TurnId(turn.agent_turn_id) if turn.agent_turn_id else None,
+    )
+
+
+def _ended_turn(turn: Turn) -> EndedTurn:
+    failure = Failure(turn.failure_code, turn.failure_reason or "") if turn.failure_code else None
+    # One that nobody has given up yet.
+    overdue = turn.status == "running"
+    return EndedTurn(
+        SessionId(turn.session_id),
+        MessageId(turn.id),
+        _caller(turn),
+        TurnId(turn.agent_turn_id or turn.id),
+        "failed" if overdue else turn.status,
+        turn.last_sequence,
+        OVERDUE if overdue else failure,
+    )
+
+
+def _caller(turn: Turn) -> Caller:
+    if turn.caller is None:
+        return Caller(turn.user_id, DEFAULT_TENANT)
+    return Caller(turn.caller["subject"], turn.caller["tenant"], tuple(turn.caller["groups"]))
 
 
 def _later(now: datetime) -> object:
     """The clocks of two edges differ: activity never goes back."""
     return case((Session.last_active_at > now, Session.last_active_at), else_=now)
-
-
-def _new_id() -> MessageId:
-    return MessageId(str(uuid.uuid4()))

@@ -9,15 +9,22 @@ from hypothesis import strategies as st
 from edge_api.agent_client.events import AgentSelected, Completed, Role, Said, TokenAdded
 from edge_api.conversations import cursors
 from edge_api.conversations.cursors import (
-    MAX_POSITION,
+    MAX_PLACE,
     message_cursor,
     read_message_cursor,
     read_session_cursor,
     session_cursor,
 )
-from edge_api.conversations.repository.turns import MAX_HISTORY_MESSAGES, MAX_MESSAGE_CHARACTERS
-from edge_api.conversations.schemas import MAX_ANSWER_CHARACTERS, MAX_TITLE_CHARACTERS, Draft, Remark, SessionId
-from edge_api.conversations.service import history_of
+from edge_api.conversations.repository.history import MAX_HISTORY_MESSAGES, MAX_MESSAGE_CHARACTERS, history_of
+from edge_api.conversations.schemas import (
+    MAX_ANSWER_CHARACTERS,
+    MAX_TITLE_CHARACTERS,
+    Draft,
+    Failure,
+    Remark,
+    SessionId,
+)
+from edge_api.conversations.service import may_start_again
 from edge_api.conversations.titles import TITLE_CHARACTERS, title_of
 from edge_api.errors import InvalidCursorError, UpstreamError
 
@@ -55,6 +62,21 @@ def test_an_answer_is_bounded() -> None:
     with pytest.raises(UpstreamError):
         draft.take(TokenAdded(2, "x"))
     assert len(draft.content) == MAX_ANSWER_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (None, True),
+        *((Failure(code), True) for code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNKNOWN")),
+        *((Failure(code), True) for code in ("ABORTED", "CANCELLED")),
+        *((Failure(code), False) for code in ("INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "PERMISSION_DENIED", "")),
+        (Failure("INTERNAL", "MODEL_FAILED"), True),
+        (Failure("INTERNAL", "INTERNAL"), False),
+    ],
+)
+def test_a_failure_that_may_pass_is_worth_another_try(failure: Failure | None, expected: bool) -> None:
+    assert may_start_again(failure) is expected
 
 
 def test_history_leaves_out_questions_without_an_answer() -> None:
@@ -132,9 +154,9 @@ def test_a_session_cursor_is_read_back(moment: datetime, session_id: str) -> Non
     assert read_session_cursor(session_cursor(moment, SessionId(session_id))) == (moment, session_id)
 
 
-@given(st.integers(0, MAX_POSITION))
-def test_a_message_cursor_is_read_back(position: int) -> None:
-    assert read_message_cursor(message_cursor(position)) == position
+@given(st.integers(0, MAX_PLACE))
+def test_a_message_cursor_is_read_back(place: int) -> None:
+    assert read_message_cursor(message_cursor(place)) == place
 
 
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=100).map(lambda each: each.hex())))

@@ -1,5 +1,7 @@
 """Frames of the event stream."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +16,15 @@ from edge_api.agent_client.events import (
     TurnEvent,
     TurnId,
 )
-from edge_api.chat.stream import event_frame, frame
+from edge_api.agent_client.signing import Caller
+from edge_api.chat.frames import event_frame, frame
 from edge_api.conversations.schemas import MessageId, OpenTurn, SessionId
 from tests.unit.edge.sse_parser import parse
 
-OPENED = OpenTurn(SessionId("s"), MessageId("m"), MessageId("q"), created=True, before=(), state=b"")
+CALLER = Caller("u", "default")
+OPENED = OpenTurn(
+    SessionId("s"), MessageId("m"), MessageId("q"), created=True, caller=CALLER, deadline_at=datetime.now(UTC)
+)
 COMPLETED = Completed(
     sequence=7,
     status="completed",

@@ -103,7 +103,7 @@ async def test_a_follow_up_brings_the_history_and_the_state(
         (pb_conversation.ROLE_ASSISTANT, f"{PRICE} [1]", "billing"),
     ]
     assert request.state == state()
-    assert request.on_disconnect == pb.ON_DISCONNECT_CANCEL
+    assert (request.on_disconnect, request.grace.seconds) == (pb.ON_DISCONNECT_DETACH, 30)
     assert request.request_id != agent.calls[0].request.request_id
 
 

@@ -197,7 +197,7 @@ async def test_answers_and_errors_carry_cors_headers_for_allowed_origins_only(
 async def test_what_nobody_foresaw_is_500_readable_by_a_page_and_told_to_the_log_alone(
     edge: Edge, log_lines: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: object) -> None:
+    async def broken(*_: object, **__: object) -> None:
         raise LookupError("planted secret")
 
     monkeypatch.setattr(edge.app.state.conversations, "open", broken)

@@ -10,8 +10,20 @@ from typing import Any
 from sqlalchemy import text
 
 from edge_api.agent_client.events import AgentSelected, Completed, JsonObject, TokenAdded, TurnId
+from edge_api.agent_client.signing import Caller
 from edge_api.auth.schemas import Principal
-from edge_api.conversations.schemas import Draft, NewMessage, OpenTurn, SessionId
+from edge_api.conversations.library import SessionLibrary
+from edge_api.conversations.schemas import (
+    Again,
+    AskedBefore,
+    AskedNow,
+    Draft,
+    EndedTurn,
+    NewMessage,
+    OpenTurn,
+    RequestKey,
+    SessionId,
+)
 from edge_api.conversations.service import ConversationService, TurnRules
 from edge_api.db import Database, database_url
 from edge_api.migrations import schema
@@ -100,6 +112,41 @@ def cut(content: str = "", status: str = "failed") -> Draft:
     return draft
 
 
+def caller_of(owner: Principal) -> Caller:
+    """As the edge vouches for its user."""
+    return Caller(owner.user_id, owner.tenant, owner.groups)
+
+
+async def asked_now(
+    conversations: ConversationService,
+    message: NewMessage | Again,
+    *,
+    owner: Principal = ADA,
+    key: RequestKey | None = None,
+) -> AskedNow:
+    """Open a turn that was not asked for before."""
+    caller = caller_of(owner)
+    if isinstance(message, Again):
+        asked = await conversations.again(owner, message, caller=caller, key=key)
+    else:
+        asked = await conversations.open(owner, message, caller=caller, key=key)
+    assert isinstance(asked, AskedNow)
+    return asked
+
+
+async def asked_before(
+    conversations: ConversationService, message: NewMessage | Again, *, owner: Principal = ADA, key: RequestKey
+) -> OpenTurn | EndedTurn:
+    """The turn that the same request has opened."""
+    caller = caller_of(owner)
+    if isinstance(message, Again):
+        asked = await conversations.again(owner, message, caller=caller, key=key)
+    else:
+        asked = await conversations.open(owner, message, caller=caller, key=key)
+    assert isinstance(asked, AskedBefore)
+    return asked.turn
+
+
 async def ask(
     conversations: ConversationService,
     content: str = "question",
@@ -108,7 +155,7 @@ async def ask(
     owner: Principal = ADA,
 ) -> OpenTurn:
     """Open a turn."""
-    return (await conversations.open(owner, NewMessage(session, content)))[0]
+    return (await asked_now(conversations, NewMessage(session, content), owner=owner)).turn
 
 
 async def talk(
@@ -121,8 +168,23 @@ async def talk(
 ) -> OpenTurn:
     """A whole turn, asked and answered."""
     turn = await ask(conversations, content, session=session, owner=owner)
-    assert await conversations.close(turn, answer or drafted())
+    assert await conversations.close(turn, answer or drafted()) == "stored"
     return turn
+
+
+async def talk_again(
+    conversations: ConversationService, session: SessionId, content: str | None = None, *, answer: Draft | None = None
+) -> OpenTurn:
+    """The last question again, or an edited one, asked and answered."""
+    turn = (await asked_now(conversations, Again(session, content))).turn
+    assert await conversations.close(turn, answer or drafted()) == "stored"
+    return turn
+
+
+async def contents(library: SessionLibrary, session: SessionId) -> list[str]:
+    """What a reader sees of a session."""
+    page = await library.messages(ADA, session, cursor=None, limit=200, newest_first=False)
+    return [each.row.content for each in page.items]
 
 
 async def rows(database: Database, table: str) -> list[Mapping[str, Any]]:

@@ -24,7 +24,10 @@ from tests.integration.edge.store.keeper import kept_postgres
 from tests.integration.edge.store.steps import database_at, environment, migrate, rows
 from tests.support.processes import ROOT
 
-TABLES = {"users", "refresh_tokens", "sessions", "messages", "turns", "feedback", "alembic_version"}
+TABLES = {
+    *("users", "refresh_tokens", "sessions", "messages", "turns", "feedback", "edges", "idempotency_keys"),
+    "alembic_version",
+}
 
 
 def tables(connection: Connection) -> set[str]:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import pytest
 
 from edge_api.conversations.library import SessionLibrary
-from edge_api.conversations.schemas import OpenTurn, SessionId
+from edge_api.conversations.schemas import NewMessage, OpenTurn
 from edge_api.conversations.service import ConversationService
 from edge_api.db import Database
 from edge_api.errors import MessageNotFoundError, NotYourSessionError, SessionExpiredError, SessionNotFoundError
@@ -16,6 +16,7 @@ from tests.integration.edge.store.steps import (
     TURN_TIMEOUT_S,
     StillClock,
     ask,
+    asked_now,
     drafted,
     kinds,
     rows,
@@ -29,6 +30,7 @@ USES: Mapping[str, Use] = {
     "info": lambda library, turn: library.info(BOB, turn.session_id),
     "messages": lambda library, turn: library.messages(BOB, turn.session_id, cursor=None, limit=9, newest_first=False),
     "rename": lambda library, turn: library.rename(BOB, turn.session_id, "mine"),
+    "running": lambda library, turn: library.running(BOB, turn.session_id),
     "reset": lambda library, turn: library.reset(BOB, turn.session_id),
     "delete": lambda library, turn: library.delete(BOB, turn.session_id),
     "rate an answer": lambda library, turn: library.rate(BOB, turn.message_id, "up", ""),
@@ -125,7 +127,7 @@ async def test_a_session_whose_turn_runs_is_not_swept_before_its_deadline(
 
     assert (first.sessions, first.turns) == (0, 0)
     assert (second.sessions, second.turns) == (1, 1)
-    assert not await conversations.close(turn, drafted())
+    assert await conversations.close(turn, drafted()) == "gone"
 
 
 async def test_two_sweepers_at_once_remove_each_session_once(
@@ -174,11 +176,11 @@ async def test_a_reset_forgets_what_was_said_what_it_cost_and_its_state(
 
     info, ended = await library.reset(ADA, turn.session_id)
 
-    assert ended == running.message_id
+    assert ended == running
     assert (info.turns, set(info.usage.values()), info.running_turn_id) == (0, {0}, None)
     assert [await rows(database, table) for table in ("messages", "turns", "feedback")] == [[], [], []]
-    again = await ask(conversations, "again", session=turn.session_id)
-    assert (again.before, again.state, again.created) == ([], b"", False)
+    again = await asked_now(conversations, NewMessage(turn.session_id, "again"))
+    assert (again.question.history, again.question.state, again.turn.created) == ((), b"", False)
 
 
 async def test_a_deleted_session_is_unknown(
@@ -187,8 +189,10 @@ async def test_a_deleted_session_is_unknown(
     idle, busy = await talk(conversations), await ask(conversations)
     await library.rate(ADA, idle.message_id, "up", "")
 
+    assert await library.running(ADA, idle.session_id) is None
     assert await library.delete(ADA, idle.session_id) is None
-    assert await library.delete(ADA, busy.session_id) == busy.message_id
+    assert await library.running(ADA, busy.session_id) == busy
+    assert await library.delete(ADA, busy.session_id) == busy
 
     for turn in (idle, busy):
         with pytest.raises(SessionNotFoundError):
@@ -231,21 +235,3 @@ async def test_only_answers_can_be_rated(conversations: ConversationService, lib
     for message_id in (turn.question_id, turn.message_id):
         with pytest.raises(MessageNotFoundError):
             await library.rate(ADA, message_id, "up", "")
-
-
-async def test_recovering_ends_every_running_turn_and_keeps_its_question(
-    conversations: ConversationService, library: SessionLibrary, clock: StillClock
-) -> None:
-    turn = await ask(conversations, "lost")
-    done = await talk(conversations)
-    assert (await library.info(ADA, turn.session_id)).running_turn_id == turn.message_id
-
-    await library.recover()
-
-    assert (await library.info(ADA, turn.session_id)).running_turn_id is None
-    page = await library.messages(ADA, turn.session_id, cursor=None, limit=9, newest_first=False)
-    assert [each.row.content for each in page.items] == ["lost"]
-    await talk(conversations, session=SessionId(turn.session_id))
-    # The conversation has gone on without it.
-    assert not await conversations.close(turn, drafted())
-    await talk(conversations, session=done.session_id)

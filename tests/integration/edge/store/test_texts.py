@@ -7,7 +7,7 @@ from edge_api.conversations.schemas import MessageId, NewMessage, SessionId
 from edge_api.conversations.service import ConversationService
 from edge_api.errors import MessageNotFoundError, SessionNotFoundError
 from tests.integration.edge.conftest import principal
-from tests.integration.edge.store.steps import ADA, ask, drafted, talk
+from tests.integration.edge.store.steps import ADA, ask, asked_now, drafted, talk
 
 NUL = "a\x00b"
 SHOWN = "a\N{REPLACEMENT CHARACTER}b"
@@ -27,7 +27,7 @@ async def test_a_text_comes_back_as_it_was_written(
     conversations: ConversationService, library: SessionLibrary, written: str
 ) -> None:
     message = NewMessage(None, written, metadata={"text": written})
-    turn, _ = await conversations.open(ADA, message)
+    turn = (await asked_now(conversations, message)).turn
     await conversations.close(turn, drafted(written, citations=[{"quote": written}]))
     await library.rate(ADA, turn.message_id, "up", written)
     renamed = await library.rename(ADA, turn.session_id, written)
@@ -45,7 +45,7 @@ async def test_a_text_comes_back_as_it_was_written(
 async def test_a_nul_is_stored_as_a_replacement_character(
     conversations: ConversationService, library: SessionLibrary
 ) -> None:
-    turn, _ = await conversations.open(ADA, NewMessage(None, NUL, metadata={NUL: NUL}))
+    turn = (await asked_now(conversations, NewMessage(None, NUL, metadata={NUL: NUL}))).turn
     await conversations.close(turn, drafted(NUL, citations=[{"quote": NUL}]))
     titled = await library.info(ADA, turn.session_id)
     await library.rate(ADA, turn.message_id, "down", NUL)

@@ -24,6 +24,8 @@ from tests.integration.edge.store.steps import (
     TURN_TIMEOUT_S,
     StillClock,
     ask,
+    asked_now,
+    contents,
     cut,
     drafted,
     rows,
@@ -32,20 +34,16 @@ from tests.integration.edge.store.steps import (
 )
 
 
-async def contents(library: SessionLibrary, session: SessionId) -> list[str]:
-    page = await library.messages(ADA, session, cursor=None, limit=200, newest_first=False)
-    return [each.row.content for each in page.items]
-
-
 async def test_a_question_and_its_answer_are_stored_with_all_that_came(
     conversations: ConversationService, library: SessionLibrary, clock: StillClock
 ) -> None:
     message = NewMessage(None, "What does it cost?", metadata={"page": {"n": 1}})
-    turn, question = await conversations.open(ADA, message)
+    asked_for = await asked_now(conversations, message)
+    turn, question = asked_for.turn, asked_for.question
     clock.pass_s(5)
     citation = {"marker": 1, "quote": "400 EUR"}
 
-    assert await conversations.close(turn, drafted("400 EUR [1]", citations=[citation]))
+    assert await conversations.close(turn, drafted("400 EUR [1]", citations=[citation])) == "stored"
 
     asked, said = (await library.messages(ADA, turn.session_id, cursor=None, limit=9, newest_first=False)).items
     assert (asked.row.id, asked.row.role, asked.row.content) == (turn.question_id, "user", "What does it cost?")
@@ -63,9 +61,10 @@ async def test_the_next_question_is_told_what_was_said_and_the_newest_state(conv
     await talk(conversations, "two", answer=drafted("2", state=b"\x00new"), session=first.session_id)
     await talk(conversations, "three", answer=cut("3", "stopped"), session=first.session_id)
 
-    turn, question = await conversations.open(ADA, NewMessage(first.session_id, "four", agent="policy"))
+    asked = await asked_now(conversations, NewMessage(first.session_id, "four", agent="policy"))
 
-    assert not turn.created
+    question = asked.question
+    assert not asked.turn.created
     assert [said.content for said in question.history] == ["one", "1", "two", "2", "three", "3"]
     assert question.history[:2] == (Said("user", "one"), Said("assistant", "1", "billing"))
     assert (question.message, question.agent, question.state) == ("four", "policy", b"\x00new")
@@ -81,7 +80,7 @@ async def test_the_newest_state_is_that_of_the_last_answer_also_where_clocks_of_
     other = ConversationService(database, RULES, clock=late)
     await talk(other, answer=drafted(state=b"second"), session=first.session_id)
 
-    _, question = await other.open(ADA, NewMessage(first.session_id, "three"))
+    question = (await asked_now(other, NewMessage(first.session_id, "three"))).question
 
     assert question.state == b"second"
 
@@ -108,7 +107,7 @@ async def test_questions_without_an_answer_are_left_out_of_the_history(
     clock.pass_s(TURN_TIMEOUT_S + 10)
     await talk(conversations, "half", answer=cut("part"), session=session)
 
-    _, question = await conversations.open(ADA, NewMessage(session, "last"))
+    question = (await asked_now(conversations, NewMessage(session, "last"))).question
 
     assert [said.content for said in question.history] == ["one", "answer", "half", "part"]
     assert "given up" in await contents(library, session)
@@ -121,7 +120,7 @@ async def test_history_is_trimmed_to_the_budget_oldest_first_and_in_whole_pairs(
     for number in range(1, 5):
         await talk(service, "question", answer=drafted(f"answer-{number}"), session=session)
 
-    _, question = await service.open(ADA, NewMessage(session, "last"))
+    question = (await asked_now(service, NewMessage(session, "last"))).question
 
     assert [said.content for said in question.history] == ["question", "answer-3", "question", "answer-4"]
 
@@ -130,7 +129,7 @@ async def test_history_of_no_tokens_is_empty(database: Database) -> None:
     service = ConversationService(database, TurnRules(TTL_S, history_tokens=0))
     session = (await talk(service)).session_id
 
-    assert (await service.open(ADA, NewMessage(session, "last")))[1].history == ()
+    assert (await asked_now(service, NewMessage(session, "last"))).question.history == ()
 
 
 async def test_an_answer_longer_than_the_budget_counts_as_what_is_sent_of_it(database: Database) -> None:
@@ -139,7 +138,7 @@ async def test_an_answer_longer_than_the_budget_counts_as_what_is_sent_of_it(dat
     session = (await talk(service, "short", answer=drafted("a"))).session_id
     await talk(service, "long", answer=drafted("b" * 200_000), session=session)
 
-    _, question = await service.open(ADA, NewMessage(session, "last"))
+    question = (await asked_now(service, NewMessage(session, "last"))).question
 
     assert [(said.content[0], len(said.content)) for said in question.history] == [
         ("s", 5),
@@ -154,7 +153,7 @@ async def test_history_has_at_most_two_hundred_messages(database: Database, conv
     for number in range(1, 102):
         await talk(conversations, f"q{number}", answer=drafted("a"), session=session)
 
-    _, question = await conversations.open(ADA, NewMessage(session, "last"))
+    question = (await asked_now(conversations, NewMessage(session, "last"))).question
 
     assert len(question.history) == 200
     assert (question.history[0].content, question.history[-2].content) == ("q2", "q101")
@@ -183,8 +182,8 @@ async def test_a_turn_whose_deadline_is_over_is_given_up_and_its_late_answer_dro
 
     second = await ask(conversations, "two", session=turn.session_id)
 
-    assert not await conversations.close(turn, drafted("late"))
-    assert await conversations.close(second, drafted("in time"))
+    assert await conversations.close(turn, drafted("late")) == "gone"
+    assert await conversations.close(second, drafted("in time")) == "stored"
     assert await contents(library, turn.session_id) == ["one", "two", "in time"]
 
 
@@ -196,8 +195,8 @@ async def test_a_turn_that_was_given_up_still_takes_its_answer_where_nothing_cam
     clock.pass_s(TURN_TIMEOUT_S + 30)
     assert (await library.sweep()).turns == 1
 
-    assert await conversations.close(turn, drafted("late, and not lost"))
-    assert not await conversations.close(turn, drafted("twice"))
+    assert await conversations.close(turn, drafted("late, and not lost")) == "stored"
+    assert await conversations.close(turn, drafted("twice")) == "already"
 
     assert await contents(library, turn.session_id) == ["one", "late, and not lost"]
     assert [row["status"] for row in await rows(database, "turns")] == ["completed"]
@@ -226,7 +225,7 @@ async def test_a_title_that_was_made_from_a_withdrawn_message_goes_with_it(
 async def test_a_turn_is_closed_once(conversations: ConversationService, library: SessionLibrary) -> None:
     turn = await talk(conversations, "one", answer=drafted("first"))
 
-    assert not await conversations.close(turn, drafted("second"))
+    assert await conversations.close(turn, drafted("second")) == "already"
     await conversations.withdraw(turn)
 
     assert await contents(library, turn.session_id) == ["one", "first"]
@@ -240,7 +239,7 @@ async def test_an_answer_to_what_was_forgotten_stores_nothing(
     turn = await ask(conversations)
     await getattr(library, forgotten)(ADA, turn.session_id)
 
-    assert not await conversations.close(turn, drafted())
+    assert await conversations.close(turn, drafted()) == "gone"
     await conversations.name(turn, TurnId("late"))
     await conversations.withdraw(turn)
 
@@ -268,7 +267,8 @@ async def test_a_withdrawn_later_message_leaves_the_rest(
     await conversations.withdraw(await ask(conversations, "two", session=first.session_id))
 
     assert await contents(library, first.session_id) == ["one", "answer"]
-    assert (await ask(conversations, "three", session=first.session_id)).before[-1].content == "answer"
+    question = (await asked_now(conversations, NewMessage(first.session_id, "three"))).question
+    assert question.history[-1].content == "answer"
 
 
 async def test_usage_is_summed_on_the_session(conversations: ConversationService, library: SessionLibrary) -> None:
