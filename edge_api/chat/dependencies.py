@@ -26,6 +26,8 @@ from edge_api.errors import ConflictingIdsError, EdgeError
 Followed: TypeAlias = Reader | Replay
 """A turn that has begun, or has ended: from here on a stream may be promised."""
 
+AS_IT_WAS = AgainPost()
+
 SessionInPath: TypeAlias = Annotated[SessionId, Path(min_length=1, max_length=128)]
 
 IdempotencyKey: TypeAlias = Annotated[
@@ -128,10 +130,9 @@ async def begin_turn_in_session(
 
 
 async def begin_again(
-    session_id: SessionInPath, who: AnyFollower, post: AgainPost | None = None, key: IdempotencyKey = None
+    session_id: SessionInPath, who: AnyFollower, post: AgainPost = AS_IT_WAS, key: IdempotencyKey = None
 ) -> AsyncIterator[Followed]:
     """The turn that answers a session's last message again."""
-    post = post or AgainPost()
     again = Again(session_id, post.message, post.agent, post.metadata)
     named = who.key(key, post)
     asked = await who.conversations.again(who.principal, again, caller=who.caller, key=named)
