@@ -190,7 +190,7 @@ async def _keep_lease(parts: Parts, hub: TurnHub) -> None:
         try:
             is_ours = is_ours or await schema.state(parts.database) == "ok"
             if is_ours:
-                await parts.leases.renew()
+                # Which renews this edge's own lease.
                 turns = await parts.leases.adopt()
                 for turn in turns:
                     hub.adopt(turn)
