@@ -224,17 +224,17 @@ class _Asking:
     async def asked_before(self, request: _Request) -> Asked | None:
         """What the same request came to before; a failed turn that may be tried again is started anew."""
         key = request.key
-        message_id = None if key is None else await self._keys.turn_of(key)
-        turn = None if message_id is None else await self.turns.by_id(message_id)
-        if key is None or turn is None:
+        session_id = None if key is None else await self._keys.session_of(key)
+        if key is None or session_id is None:
             return None
         try:
-            session = await self.own(turn.session_id)
+            session = await self.own(session_id)
         except (SessionNotFoundError, SessionExpiredError):
             # The key is forgotten with its session.
             return None
-        # Read again: the lock may have been waited for.
-        turn = await self.turns.by_id(turn.message_id)
+        # Only now: the lock may have been waited for, and the key moved or gone meanwhile.
+        message_id = await self._keys.turn_of(key)
+        turn = None if message_id is None else await self.turns.by_id(message_id)
         if turn is None:
             return None
         if isinstance(turn, EndedTurn) and turn.status == "failed" and may_start_again(turn.failure):

@@ -6,8 +6,8 @@ from sqlalchemy import ColumnElement, delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from edge_api.auth.schemas import Principal
-from edge_api.conversations.models import IdempotencyKey
-from edge_api.conversations.schemas import MessageId, OpenTurn, RequestKey
+from edge_api.conversations.models import IdempotencyKey, Turn
+from edge_api.conversations.schemas import MessageId, OpenTurn, RequestKey, SessionId
 from edge_api.errors import KeyReusedError
 
 KEY_LIFE = timedelta(hours=24)
@@ -26,21 +26,28 @@ class KeyRepository:
         self._owner = owner
         self._now = now
 
-    async def turn_of(self, key: RequestKey) -> MessageId | None:
-        """The turn that the request with this key has opened; None: there was none, or its time is over.
+    async def session_of(self, key: RequestKey) -> SessionId | None:
+        """The session that the request with this key was made in; None: there was none, or its time is over.
 
         Raises:
             KeyReusedError: the key stands for another request.
         """
-        wanted = select(IdempotencyKey.fingerprint, IdempotencyKey.turn_id).where(
-            *self._is(key), IdempotencyKey.created_at > self._now - KEY_LIFE
+        wanted = (
+            select(IdempotencyKey.fingerprint, Turn.session_id)
+            .join(Turn, Turn.id == IdempotencyKey.turn_id)
+            .where(*self._is(key), IdempotencyKey.created_at > self._now - KEY_LIFE)
         )
         found = (await self._session.execute(wanted)).one_or_none()
         if found is None:
             return None
         if found.fingerprint != key.fingerprint:
             raise KeyReusedError("this Idempotency-Key stands for another request")
-        return MessageId(found.turn_id)
+        return SessionId(found.session_id)
+
+    async def turn_of(self, key: RequestKey) -> MessageId | None:
+        """The turn that the request with this key has opened; None: it was withdrawn. The session must be locked."""
+        found = (await self._session.execute(select(IdempotencyKey.turn_id).where(*self._is(key)))).scalar_one_or_none()
+        return None if found is None else MessageId(found)
 
     async def keep(self, key: RequestKey, turn: OpenTurn) -> None:
         """Write down which turn a request has opened. One of that key whose time is over is forgotten."""

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from edge_api.conversations.library import SessionLibrary
 from edge_api.conversations.repository.keys import KeyRepository
+from edge_api.conversations.repository.turns import TurnRepository
 from edge_api.conversations.schemas import (
     Again,
     AskedBefore,
@@ -354,6 +355,32 @@ async def test_a_restart_that_never_began_gives_the_key_back_to_the_failed_turn(
     assert [await rows(database, table) for table in ("messages", "turns", "idempotency_keys")] == before
     second = (await asked_now(conversations, NEW, key=KEY)).turn
     assert second.question_id == first.question_id
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_a_request_that_comes_while_its_turn_is_withdrawn_finds_what_is_left(
+    conversations: ConversationService,
+    other: ConversationService,
+    database: Database,
+    clock: StillClock,
+    restarted: bool,
+) -> None:
+    session = (await talk(conversations)).session_id
+    message = NewMessage(session, "two")
+    turn = first = (await asked_now(conversations, message, key=KEY)).turn
+    if restarted:
+        await conversations.close(first, failed())
+        turn = (await asked_now(conversations, message, key=KEY)).turn
+    async with database.unit_of_work() as unit:
+        await TurnRepository(unit, now=clock()).withdraw(turn)
+        asked = asyncio.create_task(asked_now(other, message, key=KEY))
+        await until_waiting(database)
+
+    second = (await asked).turn
+
+    assert (second.question_id == first.question_id) is restarted
+    assert [row["turn_id"] for row in await rows(database, "idempotency_keys")] == [second.message_id]
+    assert len([row for row in await rows(database, "messages") if row["content"] == "two"]) == 1
 
 
 @pytest.mark.parametrize("kind", ["first", "next", "again", "edit"])
