@@ -2,7 +2,8 @@
 
 It speaks `POST /v1/chat/completions` and `POST /v1/responses`, streamed (server-sent events) and not, and
 `GET /v1/models`, on a real socket, so the SDK's own parsing and status handling are under test too.
-Identifiers and token counts are deterministic; times that a caller gives are in seconds.
+Identifiers and token counts are deterministic; times that a caller gives are in seconds. When a request came, was
+answered to its end or was hung up on is kept in `time.monotonic()`, which all processes of a machine share.
 """
 
 import asyncio
@@ -59,14 +60,18 @@ class Reply:
     pieces: tuple[str, ...] = ()
     calls: tuple[tuple[str, str], ...] = ()
     delay_s: float = 0.0
+    pace_s: float = 0.0
     status: int = 200
     retry_after_s: float | None = None
     usage: tuple[int, int] | None = None
 
     @classmethod
-    def text(cls, text: str, *, delay_s: float = 0.0, pieces: list[str] | None = None) -> Self:
-        """A whole answer, sent word by word or in `pieces`; `delay_s` passes before the first byte."""
-        return cls("text", _pieces(text, pieces), delay_s=delay_s)
+    def text(cls, text: str, *, delay_s: float = 0.0, pieces: list[str] | None = None, pace_s: float = 0.0) -> Self:
+        """A whole answer, sent word by word or in `pieces`.
+
+        `delay_s` passes before the first byte, `pace_s` before each piece of a streamed answer.
+        """
+        return cls("text", _pieces(text, pieces), delay_s=delay_s, pace_s=pace_s)
 
     @classmethod
     def length(cls, text: str) -> Self:
@@ -135,12 +140,20 @@ class Reply:
 
 
 class ScriptedOpenAI:
-    """The server, an async context manager: scripted replies first, then `answer_with`, then status 500."""
+    """The server, an async context manager: scripted replies first, then `answer_with`, then status 500.
 
-    def __init__(self) -> None:
+    Attributes:
+        requests: all that came, in order.
+        ended: when a request was answered to its end, by its number.
+        hung_up: when a client went away in the middle of an answer, by the request's number.
+    """
+
+    def __init__(self, *, max_requests: int | None = None) -> None:
         self.requests: list[Request] = []
-        self.disconnects = 0
+        self.ended: dict[int, float] = {}
+        self.hung_up: dict[int, float] = {}
         self.base_url = ""
+        self._max_requests = max_requests
         self._replies: deque[Reply] = deque()
         self._answer: Callable[[Request], Reply] | None = None
         self._changed = asyncio.Event()
@@ -169,6 +182,11 @@ class ScriptedOpenAI:
     def answer_with(self, answer: Callable[[Request], Reply]) -> None:
         """Ask `answer` for every request that finds the queue empty."""
         self._answer = answer
+
+    @property
+    def disconnects(self) -> int:
+        """How many clients have hung up in the middle of an answer."""
+        return len(self.hung_up)
 
     @property
     def unused(self) -> int:
@@ -202,8 +220,9 @@ class ScriptedOpenAI:
             body = await http.json()
         except ValueError:
             return _error(400, "the request's body is not JSON")
-        if len(self.requests) >= MAX_REQUESTS:
-            return _error(500, f"more than {MAX_REQUESTS} model requests: the run under test loops")
+        bound = MAX_REQUESTS if self._max_requests is None else self._max_requests
+        if len(self.requests) >= bound:
+            return _error(500, f"more than {bound} model requests: the run under test loops")
         request = Request(len(self.requests) + 1, http.path, body, http.headers, time.monotonic())
         self.requests.append(request)
         self._notify()
@@ -216,7 +235,7 @@ class ScriptedOpenAI:
         return await self._reply(http, request, reply)
 
     async def _reply(self, http: web.Request, request: Request, reply: Reply) -> web.StreamResponse:
-        """Send one reply; a client that goes away before its last byte is counted."""
+        """Send one reply; when its last byte left, or its client went away before that, is noted."""
         try:
             if reply.delay_s:
                 await self._pause(reply.delay_s)
@@ -227,9 +246,10 @@ class ScriptedOpenAI:
             if request.stream:
                 return await self._stream(http, request, reply)
         except (asyncio.CancelledError, ConnectionError):
-            self.disconnects += 1
+            self.hung_up[request.number] = time.monotonic()
             self._notify()
             raise
+        self.ended[request.number] = time.monotonic()
         whole = json.dumps((_chat_whole if _is_chat(request) else _response)(request, reply))
         if reply.kind in ("malformed", "truncated"):
             whole = whole[: len(whole) // 2]
@@ -241,6 +261,9 @@ class ScriptedOpenAI:
         await stream.prepare(http)
         *frames, last = (_chat_frames if _is_chat(request) else _response_frames)(request, reply)
         for frame in frames:
+            # Text always comes in the member of this name; in a text itself its quotes would be escaped.
+            if reply.pace_s and '"delta": ' in frame:
+                await self._pause(reply.pace_s)
             await stream.write(frame.encode())
         if reply.kind in ("hang", "disconnect"):
             await stream.write(last.encode())
@@ -248,6 +271,7 @@ class ScriptedOpenAI:
         # One write for the last event and the end of the body: a client that stops reading at the last event
         # and closes the connection has not hung up in the middle.
         await stream.write_eof(last.encode())
+        self.ended[request.number] = time.monotonic()
         return stream
 
     async def _end_without_answer(
