@@ -3,6 +3,7 @@
 No BaseHTTPMiddleware: it costs 12 microseconds for every event of a stream.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -14,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edge_api.errors import ShuttingDownError
 from edge_api.problem import Kind, Problem, problem_of, problem_response
 from edge_api.telemetry import request_id_var
 
@@ -133,7 +135,10 @@ class BodyLimit:
 
 
 class LastResort:
-    """Answers 500 for what nobody foresaw, inside CORS and the request id, so that a browser may read it."""
+    """Answers 500 for what nobody foresaw, inside CORS and the request id, so that a browser may read it.
+
+    A request that the server cancels because the process ends gets 503: that is worth trying again.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -149,6 +154,12 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            # Only the server cancels requests, and this is the end of its task: nobody else waits for it.
+            if begun or scope["type"] != "http":
+                raise
+            stopping = ShuttingDownError("this edge is stopping; send the request again")
+            await problem_response(problem_of(stopping), instance=scope["path"])(scope, receive, send)
         except Exception as err:
             if begun or scope["type"] != "http":
                 raise

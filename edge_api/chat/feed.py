@@ -13,8 +13,10 @@ from edge_api.errors import ClientLeftError, ShuttingDownError, UnknownSequenceE
 MOST_FRAMES = 64
 """Events of one write: a reader who comes late gets a turn's log in pieces of some kilobytes."""
 
-CATCH_UP_S = 2.0
-"""How long the events of a turn that is followed from its start may take to reach a reader's place."""
+QUIET_S = 3.0
+CATCH_UP_S = 10.0
+"""How long nothing may come, and how long it may take in all, until a reader's place is reached: another edge may have
+shown them what has not come here yet."""
 
 
 class TurnFeed:
@@ -149,7 +151,8 @@ class Reader:
             async with asyncio.timeout(CATCH_UP_S):
                 while feed.last_sequence < self._after and not feed.is_over:
                     self._require_going_on()
-                    await feed.changed()
+                    async with asyncio.timeout(QUIET_S):
+                        await feed.changed()
         except TimeoutError:
             raise UnknownSequenceError("Last-Event-ID lies beyond what this turn has written") from None
 

@@ -198,6 +198,24 @@ async def test_a_question_that_comes_after_the_end_began_is_refused_at_once(edge
     assert response.headers["retry-after"]
 
 
+async def test_a_request_that_still_waits_when_the_process_ends_may_be_sent_again(edge: Edge) -> None:
+    waiting = asyncio.Event()
+
+    async def page(*_: object, **__: object) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    edge.app.state.library.page = page
+    asked = asyncio.create_task(edge.http.get("/api/sessions"))
+    await waiting.wait()
+    edge.server.should_exit = True
+
+    response = await asked
+
+    assert (response.status_code, response.json()["code"]) == (503, "shutting_down")
+    assert response.headers["retry-after"]
+
+
 async def ask_anew_forever(port: int) -> None:
     while True:
         async with httpx.AsyncClient(trust_env=False) as late:

@@ -111,7 +111,7 @@ async def test_who_leaves_is_let_go_of_everywhere() -> None:
 
 
 async def test_a_place_beyond_the_end_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_api.chat.feed.CATCH_UP_S", 0.01)
+    monkeypatch.setattr("edge_api.chat.feed.QUIET_S", 0.01)
     feed = new_feed()
     write(feed, 3)
 
