@@ -11,7 +11,7 @@ from typing import ClassVar
 class AgentServiceError(Exception):
     """Something that a caller is told about, with a stable `reason`."""
 
-    reason: ClassVar[str]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,13 @@ class UnknownCollectionError(UnknownResourceError):
     kind = "collection"
 
 
+class UnknownTurnError(UnknownResourceError):
+    """No such turn of this caller, or it is no longer kept."""
+
+    reason = "UNKNOWN_TURN"
+    kind = "turn"
+
+
 class CollectionNotReadyError(AgentServiceError):
     """Nothing was ingested yet into any of the collections that the request needs."""
 
@@ -89,6 +96,18 @@ class RequestIdReusedError(AgentServiceError):
     """The request id stands for a request with another content."""
 
     reason = "REQUEST_ID_REUSED"
+
+
+class SequenceExpiredError(AgentServiceError):
+    """The kept log of a turn no longer reaches back to the number asked for."""
+
+    reason = "SEQUENCE_EXPIRED"
+
+
+class StoreNotSharedError(AgentServiceError):
+    """Several replicas have a store of their own each, so that one of them alone must not change it."""
+
+    reason = "STORE_NOT_SHARED"
 
 
 class RetryableError(AgentServiceError):
@@ -129,6 +148,24 @@ class DrainingError(RetryableError):
     reason = "DRAINING"
 
 
+class TurnLostError(RetryableError):
+    """The replica that ran the turn is gone, or was taken for gone; what it wrote is kept."""
+
+    reason = "TURN_LOST"
+
+
+class TurnLogUnavailableError(RetryableError):
+    """What replicas share of turns cannot be reached."""
+
+    reason = "TURN_LOG_UNAVAILABLE"
+
+
+class FollowerTooSlowError(RetryableError):
+    """The caller took nothing for too long; the turn goes on and can be watched from where it is."""
+
+    reason = "FOLLOWER_TOO_SLOW"
+
+
 class ModelFailedError(AgentServiceError):
     """The model's answer could not be understood, or the provider refused our request."""
 
@@ -145,6 +182,16 @@ class UnauthenticatedError(AgentServiceError):
     """The caller did not say who they are, or could not prove it."""
 
     reason = "UNAUTHENTICATED"
+
+
+class ReplayedError(AgentServiceError):
+    """What a turn failed with on another replica: the status that its own followers got, byte for byte."""
+
+    def __init__(self, reason: str, message: str, status: bytes) -> None:
+        """`status`: opaque here; `rpc` made it and understands it."""
+        super().__init__(message)
+        self.reason = reason
+        self.status = status
 
 
 class StartupError(Exception):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from agent_service.errors import ReplayedError
 from agent_service.types import (
     AgentName,
     CachedPassage,
@@ -26,7 +27,10 @@ from agent_service.types import (
     SupportedSentence,
     TermId,
     TermStatistics,
+    Trace,
+    TurnEvent,
     TurnRequest,
+    Usage,
 )
 
 
@@ -214,6 +218,15 @@ class EventSink(Protocol):
         """Append an event to the turn's log. Never blocks."""
         ...
 
+    def cut(self, usage: Usage, trace: Trace | None) -> None:
+        """Leave behind what is known of an answer that will not be completed: it is cut off, or it failed.
+
+        Args:
+            usage: of the model calls so far; that of a call that was cut is estimated.
+            trace: how far the answer had come; None where nobody had begun it.
+        """
+        ...
+
 
 class Answerer(Protocol):
     """Answers one turn."""
@@ -221,9 +234,38 @@ class Answerer(Protocol):
     async def answer(self, request: TurnRequest, events: EventSink) -> None:
         """Emit the turn's events after `started`, up to and with `completed`.
 
-        Cancelling the task aborts the model call. `request.agent` is known to exist.
+        Cancelling the task aborts the model call and leaves behind what is known of it (`EventSink.cut`).
+        `request.agent` is known to exist.
 
         Raises:
             AgentServiceError: the turn failed; nothing was emitted after the fault.
+        """
+        ...
+
+
+class TurnCodec(Protocol):
+    """Events and failures as the protocol's bytes: what replicas of the service share of a turn."""
+
+    def encode_event(self, event: TurnEvent) -> bytes:
+        """An event, as followers get it."""
+        ...
+
+    def encode_failure(self, failure: Exception) -> bytes:
+        """What a turn failed with, as followers get it: of what is unforeseen that it is an internal error."""
+        ...
+
+    def decode_failure(self, payload: bytes) -> ReplayedError:
+        """The same failure again."""
+        ...
+
+
+class WriteGuard(Protocol):
+    """Says whether this replica may change the store of documents."""
+
+    async def require_shared_or_sole(self) -> None:
+        """Hold where every replica would see the change.
+
+        Raises:
+            StoreNotSharedError: other replicas have stores of their own.
         """
         ...

@@ -64,7 +64,7 @@ class AgentServer:
         self._parts = parts
         self._settings = settings
         self._health = health.aio.HealthServicer()
-        self._knowledge = KnowledgeServicer(parts.searcher, parts.store, parts.pipeline)
+        self._knowledge = KnowledgeServicer(parts.searcher, parts.store, parts.pipeline, parts.guard)
         verifier = TokenVerifier(settings.verify_key) if settings.verify_key else None
         self._certificates = (
             ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
@@ -94,6 +94,7 @@ class AgentServer:
                 "Stop it, or choose another port"
             ) from err
         await self._server.start()
+        await self._parts.turns.open()
         if self._settings.verify_key is None and not on_loopback(self._settings.listen):
             log.warning(
                 "callers from other machines will all be refused: AGENT_VERIFY_KEY is not set",

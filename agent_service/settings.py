@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
 
     qdrant_url: str | None = None
     qdrant_api_key: SecretStr | None = None
+    redis_url: SecretStr | None = None
     retrieval_timeout_s: float = Field(default=5.0, gt=0, le=60)
 
     turn_keep_s: float = Field(default=300.0, ge=0, le=86_400)
@@ -56,6 +58,13 @@ class Settings(BaseSettings):
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal() or not 0 <= int(port) <= 65_535:
             raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must be redis://HOST:PORT/DB, rediss://... or unix://PATH")
         return value
 
     @field_validator("token")

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agent_service.ingestion.pipeline import IngestPipeline
 from agent_service.llm.providers import HostedModels, OfflineModels, never_trace
-from agent_service.ports import ContextStrategy, VectorStore
+from agent_service.ports import ContextStrategy, VectorStore, WriteGuard
 from agent_service.retrieval.citations import StoredQuoteChecker
 from agent_service.retrieval.routing import Specialist, SupportRouter
 from agent_service.retrieval.search import Searcher
@@ -16,11 +16,15 @@ from agent_service.retrieval.strategies.cag import CagStrategy
 from agent_service.retrieval.strategies.hybrid import HybridStrategy
 from agent_service.retrieval.strategies.rag import RagStrategy
 from agent_service.retrieval.support import SupportCheck
+from agent_service.rpc.turn_codec import ProtoTurnCodec
 from agent_service.settings import Settings
 from agent_service.team.run import ModelsForTurn, TeamAnswerer
 from agent_service.team.spec import DEFAULT_ROSTER, AgentSpec, Roster, load_roster
 from agent_service.turns.host import TurnHost
 from agent_service.types import AgentName, Strategy
+
+if TYPE_CHECKING:
+    from agent_service.turns.log_redis import RedisTurns
 
 
 class Models(ModelsForTurn, Protocol):
@@ -41,9 +45,11 @@ class Parts:
     team: TeamAnswerer
     turns: TurnHost
     models: Models
+    guard: WriteGuard | None = None
 
     async def close(self) -> None:
-        """Release the model client and the store."""
+        """Write what replicas share of turns; release the model client and the store."""
+        await self.turns.close()
         await self.models.close()
         await self.store.close()
 
@@ -98,10 +104,26 @@ def wire(settings: Settings, store: VectorStore) -> Parts:
     team = TeamAnswerer(
         roster, models, _strategies(roster, store, searcher, support), StoredQuoteChecker(store, encoder)
     )
+    shared = open_shared_turns(settings)
     turns = TurnHost(
-        team, max_turns=settings.max_turns, keep_s=settings.turn_keep_s, turn_timeout_s=settings.turn_timeout_s
+        team,
+        max_turns=settings.max_turns,
+        keep_s=settings.turn_keep_s,
+        turn_timeout_s=settings.turn_timeout_s,
+        shared=shared,
     )
-    return Parts(store, IngestPipeline(store, encoder), searcher, team, turns, models)
+    return Parts(store, IngestPipeline(store, encoder), searcher, team, turns, models, shared)
+
+
+def open_shared_turns(settings: Settings) -> "RedisTurns | None":
+    """What replicas share of turns, in the Redis that is named; nothing is connected yet. None: there is one agent."""
+    if settings.redis_url is None:
+        return None
+    from agent_service.turns.log_redis import RedisTurns  # noqa: PLC0415
+    from agent_service.turns.log_redis_link import RedisLink  # noqa: PLC0415
+
+    link = RedisLink(settings.redis_url.get_secret_value())
+    return RedisTurns(link, ProtoTurnCodec(), keep_s=settings.turn_keep_s, has_own_store=settings.qdrant_url is None)
 
 
 def _specialists(roster: Roster) -> list[Specialist]:

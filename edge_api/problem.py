@@ -77,6 +77,7 @@ REASONS: Mapping[str, Kind] = {
     "DEADLINE_EXCEEDED": DEADLINE_EXCEEDED,
     "TURN_LOST": _busy("turn_lost", "The agent that made this answer is gone"),
     "TURN_LOG_UNAVAILABLE": _busy("turn_log_unavailable", "Running answers cannot be reached"),
+    "FOLLOWER_TOO_SLOW": _busy("follower_too_slow", "This edge was too slow to follow the answer"),
     "STORE_NOT_SHARED": Kind(409, "store_not_shared", "Every agent has a document store of its own"),
     # Never the codes of a user's own login: a page would log its user out for a fault between our services.
     "UNAUTHENTICATED": AGENT_REFUSED,

@@ -7,9 +7,20 @@ from typing import Protocol
 from answerdesk.v1 import agent_service_pb2 as pb
 from answerdesk.v1 import agent_service_pb2_grpc as pb_grpc
 
-from agent_service.rpc.convert import agent_to_proto, event_to_proto, turn_from_proto
+from agent_service.rpc.convert import agent_to_proto, turn_from_proto
+from agent_service.rpc.convert_watch import chatted_to_proto, stopped_to_proto, turn_id_from_proto, watched_to_proto
 from agent_service.rpc.interceptors import Context, caller_var
-from agent_service.types import AgentInfo, AgentName, TurnEvent, TurnRequest
+from agent_service.rpc.stall import StallGuard
+from agent_service.types import (
+    AgentInfo,
+    AgentName,
+    Caller,
+    EncodedEvent,
+    StoppedTurn,
+    TurnEvent,
+    TurnId,
+    TurnRequest,
+)
 
 DEADLINE_MARGIN_S = 0.1
 """A turn ends this much before its caller's deadline, so that the caller still gets the error's details."""
@@ -18,8 +29,18 @@ DEADLINE_MARGIN_S = 0.1
 class Turns(Protocol):
     """What the servicer needs of the host."""
 
-    def chat(self, request: TurnRequest, *, budget_s: float | None) -> AsyncGenerator[TurnEvent]:
+    def chat(self, request: TurnRequest, *, budget_s: float | None) -> AsyncGenerator[TurnEvent | EncodedEvent]:
         """Start or attach, and follow."""
+        ...
+
+    def watch(
+        self, caller: Caller, turn_id: TurnId, after_sequence: int, *, observer: bool
+    ) -> AsyncGenerator[TurnEvent | EncodedEvent]:
+        """Follow a turn from any place."""
+        ...
+
+    async def stop(self, caller: Caller, turn_id: TurnId) -> StoppedTurn:
+        """Abort a turn."""
         ...
 
 
@@ -47,12 +68,32 @@ class AgentServicer(pb_grpc.AgentServiceServicer):
         turn = turn_from_proto(request, caller_var.get())
         if turn.agent is not None:
             self._team.require(turn.agent)
-        remaining_s: float | None = context.time_remaining()
-        budget_s = max(0.0, remaining_s - DEADLINE_MARGIN_S) if remaining_s is not None else None
-        async with aclosing(self._turns.chat(turn, budget_s=budget_s)) as events:
+        guard = StallGuard(context)
+        async with aclosing(self._turns.chat(turn, budget_s=_budget_s(context))) as events:
             async for event in events:
-                yield event_to_proto(event)
+                with guard.handing_over():
+                    yield chatted_to_proto(event)
+
+    async def WatchTurn(self, request: pb.WatchTurnRequest, context: Context) -> AsyncIterator[pb.WatchTurnResponse]:
+        """Follow a turn from any place in its log."""
+        turn_id = turn_id_from_proto(request.turn_id)
+        guard = StallGuard(context)
+        watched = self._turns.watch(caller_var.get(), turn_id, request.after_sequence, observer=request.observer)
+        async with aclosing(watched) as events:
+            async for event in events:
+                with guard.handing_over():
+                    yield watched_to_proto(event)
+
+    async def StopTurn(self, request: pb.StopTurnRequest, context: Context) -> pb.StopTurnResponse:  # noqa: ARG002
+        """Abort a turn and say how it ended."""
+        turn_id = turn_id_from_proto(request.turn_id)
+        return stopped_to_proto(await self._turns.stop(caller_var.get(), turn_id))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:  # noqa: ARG002
         """List the team."""
         return pb.ListAgentsResponse(agents=map(agent_to_proto, self._team.agents()))
+
+
+def _budget_s(context: Context) -> float | None:
+    remaining_s: float | None = context.time_remaining()
+    return max(0.0, remaining_s - DEADLINE_MARGIN_S) if remaining_s is not None else None

@@ -138,11 +138,12 @@ def state_from_proto(state: pb.State) -> State:
 def event_to_proto(event: TurnEvent) -> agent_pb.ChatResponse:
     """One step of a turn."""
     response = agent_pb.ChatResponse(turn_id=event.turn_id, sequence=event.sequence)
-    _fill(response, event.event)
+    fill_event(response, event.event)
     return response
 
 
-def _fill(response: agent_pb.ChatResponse, event: Event) -> None:
+def fill_event(response: agent_pb.ChatResponse | agent_pb.WatchTurnResponse, event: Event) -> None:
+    """Set the step of a response; those of all calls are the same."""
     match event:
         case Token(content):
             response.token.content = content

@@ -156,7 +156,7 @@ class _Call:
             raise err
         if isinstance(err, AgentServiceError):
             reply = status.to_status(err)
-            self._code = status.CODES[type(err)].name
+            self._code = status.code_name(reply)
             self._reason = {"reason": err.reason}
             if err.__cause__ is not None:
                 self._reason["cause"] = type(err.__cause__).__name__
@@ -164,7 +164,7 @@ class _Call:
             log.error("unhandled error in %s", self._method, exc_info=err)
             reply = status.internal()
             self._code = "INTERNAL"
-        await _abort(self._context, reply)
+        await abort(self._context, reply)
 
     def left(self) -> None:
         """The caller left, or its deadline is over; nobody reads a status any more."""
@@ -176,6 +176,7 @@ class _Call:
         log.info("call", extra={"method": self._method, "code": self._code, "duration_ms": duration_ms} | self._reason)
 
 
-async def _abort(context: Context, reply: status_pb2.Status) -> NoReturn:
+async def abort(context: Context, reply: status_pb2.Status) -> NoReturn:
+    """End a call with a status."""
     await context.abort_with_status(rpc_status.to_status(reply))
     raise AssertionError("abort_with_status raises")

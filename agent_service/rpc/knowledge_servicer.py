@@ -11,7 +11,7 @@ from answerdesk.v1 import knowledge_service_pb2 as pb
 from answerdesk.v1 import knowledge_service_pb2_grpc as pb_grpc
 
 from agent_service.errors import DeadlineError, DrainingError, FieldViolation, InvalidRequestError, UnknownDocumentError
-from agent_service.ports import VectorStore
+from agent_service.ports import VectorStore, WriteGuard
 from agent_service.rpc.convert_knowledge import (
     INGEST_STATUSES,
     document_from_proto,
@@ -67,10 +67,12 @@ class Ingest(Protocol):
 class KnowledgeServicer(pb_grpc.KnowledgeServiceServicer):
     """Translates calls to search, store and pipeline."""
 
-    def __init__(self, search: Search, store: VectorStore, pipeline: Ingest) -> None:
+    def __init__(self, search: Search, store: VectorStore, pipeline: Ingest, guard: WriteGuard | None = None) -> None:
+        """`guard` None: the store is this replica's to change."""
         self._search = search
         self._store = store
         self._pipeline = pipeline
+        self._guard = guard
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
@@ -114,6 +116,7 @@ class KnowledgeServicer(pb_grpc.KnowledgeServiceServicer):
             raise DeadlineError(f"no document came for {INGEST_IDLE_S:.0f} s") from None
 
     async def _ingest(self, position: int, document: pb.Document) -> pb.IngestDocumentsResponse:
+        await self._require_shared_or_sole()
         started = time.perf_counter()
         response = pb.IngestDocumentsResponse(position=position, uri=document.uri)
         try:
@@ -144,10 +147,15 @@ class KnowledgeServicer(pb_grpc.KnowledgeServiceServicer):
 
     async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Context) -> pb.DeleteDocumentResponse:  # noqa: ARG002
         """Delete a document."""
+        await self._require_shared_or_sole()
         passages = await self._store.delete(_document_id(request.id), caller_var.get())
         if passages is None:
             raise UnknownDocumentError(request.id)
         return pb.DeleteDocumentResponse(passages=passages)
+
+    async def _require_shared_or_sole(self) -> None:
+        if self._guard is not None:
+            await self._guard.require_shared_or_sole()
 
 
 def _document_id(given: str) -> DocumentId:

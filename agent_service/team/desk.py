@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from agent_service.ports import EventSink
 from agent_service.types import (
@@ -19,6 +20,18 @@ from agent_service.types import (
     Usage,
 )
 
+CHARACTERS_PER_TOKEN = 4
+"""A usual estimate, for what nobody counts: a model's window, and calls that were cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """A model call under way: when it began (of the desk's clock), what it was given, what was written before it."""
+
+    started: float
+    input_characters: int
+    answer_characters: int
+
 
 class TurnDesk:
     """One turn's working state. It is the `Briefing` that models read and the `TokenSink` that they write to.
@@ -34,6 +47,7 @@ class TurnDesk:
         self.stages: list[Stage] = []
         self.special_outcome: Outcome | None = None
         self.usage = Usage()
+        self.call: ModelCall | None = None
         self.clock = clock
         self._question = Question(request.message, request.previous_user_message, request.caller)
         self._events = events
@@ -104,7 +118,28 @@ class TurnDesk:
             output_tokens=self.usage.output_tokens + usage.output_tokens,
         )
 
+    def begin_call(self, input_characters: int) -> None:
+        """A model is asked."""
+        self.call = ModelCall(self.clock(), input_characters, len(self.answer))
+
+    def end_call(self, usage: Usage) -> None:
+        """The model has answered."""
+        if self.call is not None:
+            self.stage("model", self.call.started, tokens=usage.total_tokens)
+        self.call = None
+        self.count(usage)
+
+    def break_call(self) -> None:
+        """The model call under way, if any, was cut off: its tokens are estimated, because providers do not say."""
+        if (call := self.call) is not None:
+            written = len(self.answer) - call.answer_characters
+            self.end_call(Usage(1, _tokens(call.input_characters), 0, _tokens(written)))
+
     def stage(self, name: str, started: float, *, tokens: int = 0) -> None:
         """Note a stage that began at `started` (of `clock`) and ends now."""
         duration_ms = (self.clock() - started) * 1000
         self.stages.append(Stage(name, duration_ms, agent=self.agents[-1] if self.agents else "", tokens=tokens))
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // CHARACTERS_PER_TOKEN)

@@ -12,7 +12,7 @@ from agents.run_config import CallModelData, ModelInputData
 from agent_service.errors import BudgetExceededError, FieldViolation, ModelFailedError, UnknownAgentError
 from agent_service.ports import Briefing, CitationChecker, ContextStrategy, EventSink, TokenSink
 from agent_service.team.build import build_team
-from agent_service.team.desk import TurnDesk
+from agent_service.team.desk import CHARACTERS_PER_TOKEN, TurnDesk
 from agent_service.team.prompt import conversation, fence, with_sources
 from agent_service.team.spec import AgentSpec, Roster
 from agent_service.types import (
@@ -30,9 +30,6 @@ from agent_service.types import (
 
 MAX_MODEL_CALLS = 8
 """Model calls of a turn: a route, a hand-off that was wrong, and tools in between; more is a loop."""
-
-CHARACTERS_PER_TOKEN = 4
-"""A usual estimate; it only guards a model's window."""
 
 
 class ModelsForTurn(Protocol):
@@ -80,6 +77,15 @@ class TeamAnswerer:
     async def answer(self, request: TurnRequest, events: EventSink) -> None:
         """See `Answerer.answer`."""
         desk = TurnDesk(request, events, self._clock)
+        try:
+            await self._answer(request, desk, events)
+        except BaseException:
+            # Cut off or failed: tokens were used all the same.
+            desk.break_call()
+            events.cut(desk.usage, _trace(desk, CheckedCitations((), 0)) if desk.agents else None)
+            raise
+
+    async def _answer(self, request: TurnRequest, desk: TurnDesk, events: EventSink) -> None:
         start = self._start(request)
         items = conversation(request.history, request.message)
         try:
@@ -171,16 +177,15 @@ class _ModelCallHooks(RunHooks[TurnDesk]):
 
     def __init__(self, desk: TurnDesk) -> None:
         self._desk = desk
-        self._started = 0.0
 
     async def on_llm_start(
         self,
         context: RunContextWrapper[TurnDesk],  # noqa: ARG002
         agent: Agent[TurnDesk],  # noqa: ARG002
-        system_prompt: str | None,  # noqa: ARG002
-        input_items: list[TResponseInputItem],  # noqa: ARG002
+        system_prompt: str | None,
+        input_items: list[TResponseInputItem],
     ) -> None:
-        self._started = self._desk.clock()
+        self._desk.begin_call(len(system_prompt or "") + sum(map(_characters, input_items)))
 
     async def on_llm_end(
         self,
@@ -189,8 +194,7 @@ class _ModelCallHooks(RunHooks[TurnDesk]):
         response: ModelResponse,
     ) -> None:
         counted = response.usage
-        self._desk.stage("model", self._started, tokens=counted.total_tokens)
-        self._desk.count(
+        self._desk.end_call(
             Usage(
                 requests=1,
                 input_tokens=counted.input_tokens,
@@ -198,6 +202,12 @@ class _ModelCallHooks(RunHooks[TurnDesk]):
                 output_tokens=counted.output_tokens,
             )
         )
+
+
+def _characters(item: TResponseInputItem) -> int:
+    """About what an item of a model's input comes to."""
+    content = item.get("content")
+    return len(content) if isinstance(content, str) else len(str(content or item))
 
 
 def _require_window(request: TurnRequest, spec: AgentSpec) -> None:

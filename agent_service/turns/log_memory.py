@@ -1,7 +1,7 @@
 """The numbered event log of one turn, in process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from agent_service.errors import ModelFailedError
 from agent_service.types import (
@@ -11,10 +11,12 @@ from agent_service.types import (
     Event,
     Sources,
     Token,
+    Trace,
     TurnEvent,
     TurnId,
     TurnRequest,
     TurnStatus,
+    Usage,
 )
 
 MAX_LOG_BYTES = 256 * 1024
@@ -29,12 +31,15 @@ class TurnLog:
     """
 
     def __init__(self, turn_id: TurnId, *, max_bytes: int = MAX_LOG_BYTES) -> None:
+        self.on_change: Callable[[], None] | None = None
+        """Called at every event and at the end, for who mirrors the log."""
         self._turn_id = turn_id
         self._max_bytes = max_bytes
         self._bytes = 0
         self._events: list[TurnEvent] = []
         self._closed = False
         self._failure: Exception | None = None
+        self._known: tuple[Usage, Trace | None] = (Usage(), None)
         self._changed = asyncio.Event()
 
     @property
@@ -42,12 +47,43 @@ class TurnLog:
         """Whether no event will follow."""
         return self._closed
 
+    @property
+    def failure(self) -> Exception | None:
+        """What the turn failed with, once the log is closed."""
+        return self._failure
+
+    @property
+    def last_sequence(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        return len(self._events)
+
+    @property
+    def status(self) -> TurnStatus:
+        """How the turn stands; one that ended without saying how has failed."""
+        if not self._closed:
+            return TurnStatus.RUNNING
+        end = self._end
+        return end.status if end is not None and self._failure is None else TurnStatus.FAILED
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens that the turn used, as far as is known."""
+        end = self._end
+        return end.usage if end is not None else self._known[0]
+
+    @property
+    def _end(self) -> Completed | None:
+        last = self._events[-1].event if self._events else None
+        return last if isinstance(last, Completed) else None
+
     def emit(self, event: Event) -> None:
-        """Append an event.
+        """Append an event. What comes after the end is dropped: nobody would get it.
 
         Raises:
             ModelFailedError: the turn has written more than its log holds.
         """
+        if self._closed:
+            return
         size = _size(event)
         if self._bytes + size > self._max_bytes:
             raise ModelFailedError("the answer is longer than a turn may be")
@@ -55,24 +91,41 @@ class TurnLog:
         self._events.append(TurnEvent(self._turn_id, len(self._events) + 1, event))
         self._wake()
 
-    def interrupt(self, request: TurnRequest) -> None:
+    def cut(self, usage: Usage, trace: Trace | None) -> None:
+        """See `EventSink.cut`."""
+        self._known = (usage, trace)
+
+    def end_early(self, status: TurnStatus, request: TurnRequest) -> None:
         """Append the end of a turn that was cut off, unless it has one.
 
-        Who answered is what the log says, else who was asked; the conversation keeps what it had before.
+        Who answered is what the log says, else who held the turn, else who was asked; the conversation keeps what it
+        had before.
         """
-        if self._events and isinstance(self._events[-1].event, Completed):
+        if self._end is not None:
             return
+        usage, trace = self._known
         selected = [each.event for each in self._events if isinstance(each.event, AgentSelected)]
-        last = selected[-1] if selected else AgentSelected(request.agent or AgentName(""), None)
-        self.emit(Completed(TurnStatus.INTERRUPTED, None, last.agent, last.strategy, state=request.state))
+        if selected:
+            agent, strategy = selected[-1].agent, selected[-1].strategy
+        elif trace is not None:
+            agent, strategy = trace.agent, trace.strategy
+        else:
+            agent, strategy = request.agent or AgentName(""), None
+        self.emit(Completed(status, None, agent, strategy, usage=usage, trace=trace, state=request.state))
 
     def close(self, failure: Exception | None = None) -> None:
-        """End the log: every reader gets what is left, then the failure, if any."""
+        """End the log: every reader gets what is left, then the failure, if any. Only the first time counts."""
+        if self._closed:
+            return
         self._closed = True
         self._failure = failure
         self._wake()
 
-    async def follow(self, after_sequence: int = 0) -> AsyncIterator[TurnEvent]:
+    def since(self, sequence: int, limit: int) -> Sequence[TurnEvent]:
+        """At most `limit` events with a larger number, oldest first."""
+        return self._events[sequence : sequence + limit]
+
+    async def follow(self, after_sequence: int = 0) -> AsyncGenerator[TurnEvent]:
         """Events with a larger number, as they come; ends with the log.
 
         Raises:
@@ -92,6 +145,8 @@ class TurnLog:
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        if self.on_change is not None:
+            self.on_change()
 
 
 def _size(event: Event) -> int:

@@ -162,6 +162,24 @@ class TurnEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedEvent:
+    """An event of a turn that runs on another replica: `payload` is the protocol's message, serialised."""
+
+    sequence: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedTurn:
+    """How a turn has ended. `abort_ms`: from the request to stop it to its end; 0 where it had ended before."""
+
+    status: TurnStatus
+    usage: Usage
+    abort_ms: float
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class AgentInfo:
     """A member of the team, as callers see it."""
 

@@ -22,7 +22,7 @@ LONGEST_PAUSE_S: Final = 1.0
 APART_S: Final = 3.0
 """Failures that far apart are not of one row."""
 
-ELSEWHERE: Final = frozenset({"DRAINING", "TURN_LOG_UNAVAILABLE"})
+ELSEWHERE: Final = frozenset({"DRAINING", "TURN_LOG_UNAVAILABLE", "FOLLOWER_TOO_SLOW"})
 """Reasons of a replica that say nothing of the turn: another one, or the same a little later, may serve it."""
 
 LOST: Final = "the agent that made this answer is gone"

@@ -20,7 +20,8 @@ from agent_service.retrieval.search import Found
 from agent_service.retrieval.stores.memory import InMemoryStore
 from agent_service.rpc.agent_servicer import AgentServicer
 from agent_service.rpc.knowledge_servicer import KnowledgeServicer
-from agent_service.rpc.status import CODES, DOMAIN, to_status
+from agent_service.rpc.status import CODES, DOMAIN, internal, to_status
+from agent_service.rpc.turn_codec import ProtoTurnCodec
 from agent_service.types import (
     AgentInfo,
     AgentName,
@@ -33,6 +34,7 @@ from agent_service.types import (
     RequestId,
     SourceDocument,
     Started,
+    StoppedTurn,
     StoredDocument,
     TurnEvent,
     TurnId,
@@ -63,6 +65,10 @@ PROMISED: dict[str, tuple[str, list[str]]] = {
     "UNKNOWN_DOCUMENT": ("NOT_FOUND", ["ResourceInfo"]),
     "UNKNOWN_COLLECTION": ("NOT_FOUND", ["ResourceInfo"]),
     "UNKNOWN_TURN": ("NOT_FOUND", ["ResourceInfo"]),
+    "STORE_NOT_SHARED": ("FAILED_PRECONDITION", ["PreconditionFailure"]),
+    "TURN_LOST": ("UNAVAILABLE", ["RetryInfo"]),
+    "TURN_LOG_UNAVAILABLE": ("UNAVAILABLE", ["RetryInfo"]),
+    "FOLLOWER_TOO_SLOW": ("UNAVAILABLE", ["RetryInfo"]),
     "COLLECTION_NOT_READY": ("FAILED_PRECONDITION", ["PreconditionFailure"]),
     "TURN_RUNNING": ("ABORTED", []),
     "INGEST_CONFLICT": ("ABORTED", []),
@@ -152,6 +158,39 @@ def test_the_domain_errors_know_no_codes() -> None:
     assert "StatusCode" not in words
 
 
+# --- errors of other replicas ---
+
+
+CODEC = ProtoTurnCodec()
+
+
+@pytest.mark.parametrize("kind", RAISED, ids=lambda kind: kind.__name__)
+def test_an_error_of_another_replica_has_exactly_its_status(kind: type[AgentServiceError]) -> None:
+    error = example(kind)
+
+    replayed = CODEC.decode_failure(CODEC.encode_failure(error))
+
+    assert to_status(replayed) == to_status(error)
+    assert (replayed.reason, str(replayed)) == (error.reason, str(error))
+    again = CODEC.decode_failure(CODEC.encode_failure(replayed))
+    assert to_status(again) == to_status(error)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff\xff garbage", SECRET.encode()])
+def test_what_is_no_status_of_another_replica_is_an_internal_error(payload: bytes) -> None:
+    status = to_status(CODEC.decode_failure(payload))
+
+    assert (status.code, status.message) == (internal().code, "internal error")
+    assert kinds_of(CODEC.decode_failure(payload)) == []
+
+
+def test_what_is_unforeseen_says_nothing_to_other_replicas() -> None:
+    payload = CODEC.encode_failure(RuntimeError(SECRET))
+
+    assert SECRET.encode() not in payload
+    assert to_status(CODEC.decode_failure(payload)) == internal()
+
+
 # --- the journey ---
 
 
@@ -165,6 +204,16 @@ class RaisingParts:
     async def chat(self, request: TurnRequest, *, budget_s: float | None) -> AsyncGenerator[TurnEvent]:
         for event in self.after:
             yield event
+        raise self.error
+
+    async def watch(
+        self, caller: Caller, turn_id: TurnId, after_sequence: int, *, observer: bool
+    ) -> AsyncGenerator[TurnEvent]:
+        for event in self.after:
+            yield event
+        raise self.error
+
+    async def stop(self, caller: Caller, turn_id: TurnId) -> StoppedTurn:
         raise self.error
 
     def agents(self) -> Sequence[AgentInfo]:
@@ -216,6 +265,15 @@ async def chat_with_an_agent(client: Client) -> None:
     await client.chat("why?", agent="billing")
 
 
+async def watch_turn(client: Client) -> None:
+    async for _ in client.agent.WatchTurn(pb.WatchTurnRequest(turn_id="t"), timeout=WAIT_S):
+        pass
+
+
+async def stop_turn(client: Client) -> None:
+    await client.agent.StopTurn(pb.StopTurnRequest(turn_id="t"), timeout=WAIT_S)
+
+
 async def list_agents(client: Client) -> None:
     await client.agent.ListAgents(pb.ListAgentsRequest(), timeout=WAIT_S)
 
@@ -245,7 +303,8 @@ async def delete_document(client: Client) -> None:
 
 
 CALLS = [
-    chat, chat_with_an_agent, list_agents, search, ingest, list_documents, get_document, delete_document
+    chat, chat_with_an_agent, watch_turn, stop_turn, list_agents, search, ingest, list_documents, get_document,
+    delete_document,
 ]  # fmt: skip
 
 
@@ -272,12 +331,15 @@ async def test_every_error_of_a_turn_arrives_whole(kind: type[AgentServiceError]
     error = example(kind)
 
     failure = await journey(error, after=after)
+    watched = await journey(error, watch_turn, after=after)
+    replayed = await journey(CODEC.decode_failure(CODEC.encode_failure(error)), watch_turn, after=after)
 
     code, details = PROMISED[kind.reason]
     assert failure.code.name == code
     assert failure.message == str(error)
     assert failure.reason == kind.reason
     assert failure.kinds == sorted(["ErrorInfo", *details])
+    assert failure.status == watched.status == replayed.status
 
 
 @on_one_loop

@@ -22,6 +22,8 @@ FILES = (agent_service_pb2, conversation_pb2, error_reason_pb2, knowledge_servic
 SERVICES = {
     "answerdesk.v1.AgentService": {
         "Chat": ("ChatRequest", "stream ChatResponse"),
+        "WatchTurn": ("WatchTurnRequest", "stream WatchTurnResponse"),
+        "StopTurn": ("StopTurnRequest", "StopTurnResponse"),
         "ListAgents": ("ListAgentsRequest", "ListAgentsResponse"),
     },
     "answerdesk.v1.KnowledgeService": {
@@ -32,7 +34,7 @@ SERVICES = {
         "DeleteDocument": ("DeleteDocumentRequest", "DeleteDocumentResponse"),
     },
 }
-"""DESIGN.md, "Contract: gRPC", without WatchTurn and StopTurn, which come with turns that outlive their connection."""
+"""DESIGN.md, "Contract: gRPC"."""
 
 
 def descriptors(with_comments: Path) -> list[FileDescriptorProto]:
@@ -122,6 +124,15 @@ def test_events_are_numbered_and_of_one_kind_each() -> None:
         "turn_id", "sequence"
     }  # fmt: skip
     assert response.fields_by_name["sequence"].type == FieldDescriptor.TYPE_UINT64
+
+
+def test_who_watches_a_turn_gets_the_same_bytes_as_who_asked() -> None:
+    """Replicas hand events to each other as ChatResponse and serve them to those who watch, too."""
+    chat, watch = agent_service_pb2.ChatResponse.DESCRIPTOR, agent_service_pb2.WatchTurnResponse.DESCRIPTOR
+
+    assert [(f.number, f.name, f.type, f.message_type) for f in chat.fields] == [
+        (f.number, f.name, f.type, f.message_type) for f in watch.fields
+    ]
 
 
 def test_only_the_message_of_a_chat_is_needed() -> None:

@@ -2,20 +2,32 @@
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from typing import cast
 
 from agent_service.ports import EventSink
 from agent_service.types import (
     AgentName,
     Caller,
     Completed,
+    EncodedEvent,
     Event,
     Outcome,
     RequestId,
+    Strategy,
     Token,
+    Trace,
+    TurnEvent,
     TurnRequest,
     TurnStatus,
+    Usage,
 )
+
+
+def here(events: AsyncGenerator[TurnEvent | EncodedEvent]) -> AsyncGenerator[TurnEvent]:
+    """A turn's events where one replica runs and follows it: none of them comes from elsewhere, encoded."""
+    return cast("AsyncGenerator[TurnEvent]", events)
+
 
 CALLER = Caller("ada", "acme")
 REQUEST = TurnRequest(RequestId("r1"), "What does it cost?", CALLER)
@@ -64,6 +76,21 @@ class HeldAnswerer:
             raise
         for event in self._last:
             events.emit(event)
+
+
+CUT_USAGE = Usage(requests=1, input_tokens=20, output_tokens=2)
+CUT_TRACE = Trace(BILLING, Strategy.HYBRID, reason="is the entry of the team")
+
+
+class CountingAnswerer(HeldAnswerer):
+    """Held; when it is cut off it leaves behind what it used, as the team does."""
+
+    async def answer(self, request: TurnRequest, events: EventSink) -> None:
+        try:
+            await super().answer(request, events)
+        except BaseException:
+            events.cut(CUT_USAGE, CUT_TRACE)
+            raise
 
 
 class StubbornAnswerer:

@@ -25,6 +25,8 @@ from agent_service.types import (
     Source,
     Span,
     SupportedSentence,
+    Trace,
+    Usage,
 )
 
 CALLER = Caller("ada", "acme")
@@ -96,9 +98,13 @@ class ListEvents:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.cuts: list[tuple[Usage, Trace | None]] = []
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
+
+    def cut(self, usage: Usage, trace: Trace | None) -> None:
+        self.cuts.append((usage, trace))
 
     @property
     def kinds(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import grpc
@@ -25,6 +25,7 @@ from agent_service.rpc.tokens import TokenVerifier
 from agent_service.server import AgentServer
 from agent_service.settings import Settings
 from agent_service.turns.host import TurnHost
+from agent_service.turns.shared import SharedTurns
 from agent_service.wiring import Parts, wire
 from tests.support.shelf import Shelf
 
@@ -100,7 +101,9 @@ async def serving(
     """Serve a shelf with everything that the service has; with `answerer` in place of the team. Settings by name."""
     parts = parts_over(shelf, **given)
     if answerer is not None:
-        parts = replace(parts, turns=TurnHost(answerer, max_turns=10, keep_s=60, turn_timeout_s=60))
+        # What is wired for Redis plays both roles.
+        shared = cast("SharedTurns | None", parts.guard)
+        parts = replace(parts, turns=TurnHost(answerer, max_turns=10, keep_s=60, turn_timeout_s=60, shared=shared))
     server = AgentServer(parts, settings(**given))
     port = await server.start()
     if ready:
@@ -111,6 +114,7 @@ async def serving(
     finally:
         await client.channel.close()
         await server.stop()
+        await parts.turns.close()
 
 
 @asynccontextmanager

@@ -20,7 +20,17 @@ from agent_service.rpc.agent_servicer import AgentServicer
 from agent_service.rpc.interceptors import LOCAL, LOOPBACK, CallInterceptor, caller_var
 from agent_service.rpc.tokens import TokenVerifier
 from agent_service.telemetry import JsonFormatter
-from agent_service.types import AgentInfo, AgentName, Caller, RequestId, Started, TurnEvent, TurnId, TurnRequest
+from agent_service.types import (
+    AgentInfo,
+    AgentName,
+    Caller,
+    RequestId,
+    Started,
+    StoppedTurn,
+    TurnEvent,
+    TurnId,
+    TurnRequest,
+)
 from tests.support.served import WAIT_S, Client, failure_of, on_one_loop, servicers, serving
 from tests.support.shelf import Shelf
 from tests.support.tokens import internal_token, key_pair
@@ -78,6 +88,14 @@ class OpenTurns:
             await asyncio.Event().wait()
         finally:
             self.cancelled.set()
+
+    def watch(
+        self, caller: Caller, turn_id: TurnId, after_sequence: int, *, observer: bool
+    ) -> AsyncGenerator[TurnEvent]:
+        raise NotImplementedError
+
+    async def stop(self, caller: Caller, turn_id: TurnId) -> StoppedTurn:
+        raise NotImplementedError
 
     def agents(self) -> Sequence[AgentInfo]:
         if self.error is not None:
@@ -526,6 +544,12 @@ class AbortingServicer(pb_grpc.AgentServiceServicer):
     async def Chat(self, request: pb.ChatRequest, context: Any) -> AsyncIterator[pb.ChatResponse]:  # noqa: N802
         yield pb.ChatResponse(sequence=1)
         await context.abort(grpc.StatusCode.OUT_OF_RANGE, "not kept")
+
+    async def WatchTurn(self, request: pb.WatchTurnRequest, context: Any) -> AsyncIterator[pb.WatchTurnResponse]:  # noqa: N802
+        yield pb.WatchTurnResponse(sequence=1)
+
+    async def StopTurn(self, request: pb.StopTurnRequest, context: Any) -> pb.StopTurnResponse:  # noqa: N802
+        return pb.StopTurnResponse()
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:  # noqa: N802
         await context.abort(grpc.StatusCode.ABORTED, "busy")

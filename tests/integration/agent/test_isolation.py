@@ -31,6 +31,7 @@ from agent_service.types import (
     TurnRequest,
 )
 from agent_service.wiring import Parts
+from tests.support.answerers import here
 from tests.support.served import parts_over
 from tests.support.shelf import BILLING, ENCODER, POLICY, TECHNICAL, Shelf, ask
 
@@ -82,7 +83,7 @@ class House:
             agent=AgentName(agent) if agent else None,
             state=state or State(),
         )
-        return [event.event async for event in self.parts.turns.chat(request, budget_s=20)]
+        return [event.event async for event in here(self.parts.turns.chat(request, budget_s=20))]
 
     async def forged(self, collection: str) -> tuple[CachedPassage, ...]:
         """What a member of staff would have kept."""
@@ -245,7 +246,7 @@ async def test_words_of_a_document_that_the_caller_may_not_read_are_not_cited(ho
 async def test_the_same_request_id_of_another_caller_is_another_turn(house: House) -> None:
     async def turn(caller: Caller) -> list[TurnEvent]:
         request = TurnRequest(RequestId("same"), QUESTION, caller, agent=AgentName("billing"))
-        return [event async for event in house.parts.turns.chat(request, budget_s=20)]
+        return [event async for event in here(house.parts.turns.chat(request, budget_s=20))]
 
     members, strangers = await turn(STAFF), await turn(Caller(STAFF.subject, "umbrella"))
     others = await turn(Caller("bob", STAFF.tenant))
@@ -263,7 +264,7 @@ async def test_a_history_that_speaks_of_the_secret_is_no_evidence_for_it(house: 
         agent=AgentName("billing"),
     )
 
-    events = [event.event async for event in house.parts.turns.chat(request, budget_s=20)]
+    events = [event.event async for event in here(house.parts.turns.chat(request, budget_s=20))]
 
     assert end(events).outcome is Outcome.NO_EVIDENCE
     assert end(events).citations == ()

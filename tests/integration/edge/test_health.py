@@ -83,6 +83,7 @@ async def test_an_agent_that_is_away_is_unreachable_while_the_process_lives(
     assert (await http.get("/health")).status_code == 200
 
 
+@pytest.mark.alone
 async def test_an_agent_that_does_not_answer_is_given_two_seconds(start_edge: StartEdge) -> None:
     # Takes connections, says nothing.
     with socket.create_server(("127.0.0.1", 0)) as silent:

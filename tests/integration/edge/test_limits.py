@@ -117,6 +117,7 @@ async def test_keys_may_hold_anything(url: str | None, make: MakeBuckets) -> Non
     assert [await passes(buckets, key) for key in hostile] == [False] * len(hostile)
 
 
+@pytest.mark.alone
 async def test_a_refusal_says_when_the_next_request_passes(url: str | None, make: MakeBuckets) -> None:
     buckets = make({"user": "2/second"}, redis_url=url)
     started_s = time.monotonic()
@@ -219,6 +220,7 @@ async def test_an_outage_is_logged_without_the_password(make: MakeBuckets, caplo
     assert "geheim" not in repr(record.__dict__)
 
 
+@pytest.mark.alone
 @pytest.mark.needs("redis")
 async def test_a_redis_that_hangs_delays_a_request_by_its_time_limit_once(
     own_redis: RedisServer, make: MakeBuckets, caplog: pytest.LogCaptureFixture
@@ -239,6 +241,7 @@ async def test_a_redis_that_hangs_delays_a_request_by_its_time_limit_once(
     assert len(messages(caplog, logging.WARNING)) == 1
 
 
+@pytest.mark.alone
 @pytest.mark.needs("redis")
 async def test_one_request_at_a_time_tries_a_redis_that_hangs(own_redis: RedisServer, make: MakeBuckets) -> None:
     buckets = make({"user": "1000/minute"}, redis_url=own_redis.url, redis_timeout_s=TIMEOUT_S, leave_alone_s=0.0)
@@ -279,6 +282,7 @@ async def test_answers_that_come_too_late_are_never_taken_for_others(
     assert await passed_of(buckets, 20, "berta") == 3
 
 
+@pytest.mark.alone
 @pytest.mark.needs("redis")
 async def test_a_redis_that_hangs_delays_neither_the_check_nor_the_end(own_redis: RedisServer) -> None:
     buckets = RateLimits({"user": "5/minute"}, redis_url=own_redis.url)

@@ -1,9 +1,13 @@
-"""What an edge refuses to start with: exit code 2 and one line that names what to correct, never a secret."""
+"""What an edge refuses to start with: exit code 2 and one line that names what to correct, never a secret.
+
+`main` is asked in this process, for a new one takes seconds to begin; a few cases are shown in a process as well.
+"""
 
 import os
 import secrets
+import signal
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,20 +33,51 @@ def without(settings: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: value for name, value in settings.items() if name not in names}
 
 
-def refusal(folder: Path, settings: Mapping[str, str]) -> str:
+Refusal = Callable[[Path, Mapping[str, str]], str]
+
+
+def line_of(output: str) -> str:
+    """The one line for the person at the terminal."""
+    # Others are log lines, for machines; none may hold a traceback.
+    (line,) = [each for each in output.splitlines() if not each.startswith("{")]
+    assert "Traceback" not in output
+    assert line.startswith("edge_api: ")
+    return line
+
+
+def settings_in(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    return {"EDGE_DATA_DIR": str(folder / "data"), "EDGE_PORT": str(free_port()), **settings}
+
+
+def refusal_of_a_process(folder: Path, settings: Mapping[str, str]) -> str:
     """The one line of a process that does not start."""
-    log = folder / "edge.log"
-    usual = {"EDGE_DATA_DIR": str(folder / "data"), "EDGE_PORT": str(free_port())}
-    process = Process(["-m", "edge_api", "serve"], {**usual, **settings}, log).start()
+    process = Process(["-m", "edge_api", "serve"], settings_in(folder, settings), folder / "edge.log").start()
     try:
         assert process.wait(60) == 2, process.output()
     finally:
         process.stop()
-    # Others are log lines, for machines; none may hold a traceback.
-    (line,) = [each for each in process.output().splitlines() if not each.startswith("{")]
-    assert "Traceback" not in process.output()
-    assert line.startswith("edge_api: ")
-    return line
+    return line_of(process.output())
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Refusal]:
+    """The one line of `main`, which ends before it serves."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def refusal(folder: Path, settings: Mapping[str, str]) -> str:
+        with monkeypatch.context() as patch:
+            for name in os.environ.keys() - clean_environment().keys():
+                patch.delenv(name)
+            for name, value in settings_in(folder, settings).items():
+                patch.setenv(name, value)
+            assert main(["serve"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return line_of(printed.err)
+
+    yield refusal
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 # Rules for secrets
@@ -83,8 +118,17 @@ SECRETS: dict[str, tuple[dict[str, str], str]] = {
 
 @pytest.mark.parametrize(("settings", "variable"), SECRETS.values(), ids=SECRETS.keys())
 def test_a_secret_that_is_missing_or_weak_ends_the_start(
-    tmp_path: Path, settings: dict[str, str], variable: str
+    refusal: Refusal, tmp_path: Path, settings: dict[str, str], variable: str
 ) -> None:
+    check_refused_secret(refusal, tmp_path, settings, variable)
+
+
+@pytest.mark.parametrize("name", ["no secret in production", "a placeholder in development", "a broken key"])
+def test_a_secret_that_is_missing_or_weak_ends_the_process(tmp_path: Path, name: str) -> None:
+    check_refused_secret(refusal_of_a_process, tmp_path, *SECRETS[name])
+
+
+def check_refused_secret(refusal: Refusal, tmp_path: Path, settings: Mapping[str, str], variable: str) -> None:
     line = refusal(tmp_path, settings)
 
     assert variable in line
@@ -96,7 +140,7 @@ def test_a_secret_that_is_missing_or_weak_ends_the_start(
         assert not (tmp_path / "data" / "jwt-secret").exists()
 
 
-def test_a_secret_file_that_others_can_read_ends_the_start(tmp_path: Path) -> None:
+def test_a_secret_file_that_others_can_read_ends_the_start(refusal: Refusal, tmp_path: Path) -> None:
     path = tmp_path / "data" / "jwt-secret"
     path.parent.mkdir()
     path.write_text(STRONG)
@@ -108,11 +152,10 @@ def test_a_secret_file_that_others_can_read_ends_the_start(tmp_path: Path) -> No
         assert str(path) in line
         assert "chmod 600" in line
         assert STRONG not in line
-        (tmp_path / "edge.log").unlink()
     assert path.read_text() == STRONG
 
 
-def test_a_secret_file_that_holds_a_weak_secret_ends_the_start(tmp_path: Path) -> None:
+def test_a_secret_file_that_holds_a_weak_secret_ends_the_start(refusal: Refusal, tmp_path: Path) -> None:
     path = tmp_path / "data" / "jwt-secret"
     path.parent.mkdir()
     path.touch(0o600)
@@ -192,13 +235,13 @@ def test_a_second_edge_over_one_sqlite_database_is_refused(tmp_path: Path) -> No
         second = tmp_path / "second"
         second.mkdir()
 
-        line = refusal(second, {"EDGE_DATA_DIR": str(tmp_path / "data")})
+        line = refusal_of_a_process(second, {"EDGE_DATA_DIR": str(tmp_path / "data")})
 
         assert "EDGE_DATA_DIR" in line
 
 
 def test_authorities_that_cannot_be_read_end_the_start(tmp_path: Path) -> None:
-    line = refusal(tmp_path, ISSUER | {"SSL_CERT_FILE": str(tmp_path / "missing.pem")})
+    line = refusal_of_a_process(tmp_path, ISSUER | {"SSL_CERT_FILE": str(tmp_path / "missing.pem")})
 
     assert "SSL_CERT_FILE" in line
 
@@ -209,11 +252,10 @@ def test_authorities_that_cannot_be_read_end_the_start(tmp_path: Path) -> None:
 @contextmanager
 def running(folder: Path, settings: Mapping[str, str]) -> Iterator[httpx.Client]:
     """A client of an edge that runs; the edge is ended when the block is left."""
-    port = free_port()
-    usual = {"EDGE_DATA_DIR": str(folder / "data"), "EDGE_PORT": str(port)}
-    process = Process(["-m", "edge_api", "serve"], {**usual, **settings}, folder / "edge.log").start()
+    environment = settings_in(folder, settings)
+    process = Process(["-m", "edge_api", "serve"], environment, folder / "edge.log").start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{environment['EDGE_PORT']}", timeout=20, trust_env=False) as http:
             assert is_ready_within(lambda: http.get("/livez").status_code == 200), process.output()
             yield http
     finally:

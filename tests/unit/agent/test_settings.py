@@ -80,6 +80,7 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "OPENAI_BASE_URL": ("http://127.0.0.1:1/v1", "openai_base_url", "http://127.0.0.1:1/v1"),
     "AGENT_QDRANT_URL": ("http://127.0.0.1:6333", "qdrant_url", "http://127.0.0.1:6333"),
     "AGENT_QDRANT_API_KEY": ("k", "qdrant_api_key", SecretStr("k")),
+    "AGENT_REDIS_URL": ("redis://r:6379/1", "redis_url", SecretStr("redis://r:6379/1")),
     "AGENT_RETRIEVAL_TIMEOUT_S": ("1", "retrieval_timeout_s", 1.0),
     "AGENT_TURN_KEEP_S": ("0", "turn_keep_s", 0.0),
     "AGENT_TURN_TIMEOUT_S": ("30", "turn_timeout_s", 30.0),
@@ -280,3 +281,35 @@ def test_the_traceback_of_a_problem_does_not_show_a_secret_either(monkeypatch: p
         loaded(monkeypatch, {"AGENT_MODEL_PROVIDER": "openai", "AGENT_QDRANT_API_KEY": SECRET})
 
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+# --- Redis ---
+
+
+@pytest.mark.parametrize(
+    "value", ["redis://localhost", "redis://:secret@localhost:6379/1", "rediss://redis:6379", "unix:///run/redis.sock"]
+)
+def test_addresses_of_redis_are_taken_and_not_shown(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("AGENT_REDIS_URL", value)
+
+    settings = load_settings()
+
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == value
+    assert value not in repr(settings)
+
+
+@pytest.mark.parametrize("value", ["http://:planted@redis:6379/0", "planted", "redis://:planted@[redis/0"])
+def test_what_is_no_address_of_redis_is_refused_without_repeating_it(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("AGENT_REDIS_URL", value)
+
+    with pytest.raises(StartupError, match="AGENT_REDIS_URL") as raised:
+        load_settings()
+
+    assert "planted" not in str(raised.value)
+
+
+def test_without_a_redis_there_is_one_agent() -> None:
+    assert load_settings({}).redis_url is None

@@ -74,6 +74,7 @@ def test_an_exceeded_budget_is_an_invalid_argument_with_its_own_reason() -> None
         (errors.UnknownAgentError("x"), "agent"),
         (errors.UnknownDocumentError("x"), "document"),
         (errors.UnknownCollectionError("x"), "collection"),
+        (errors.UnknownTurnError("x"), "turn"),
     ],
 )
 def test_an_unknown_resource_names_its_type_and_name(error: errors.AgentServiceError, kind: str) -> None:
@@ -90,6 +91,23 @@ def test_a_collection_that_is_not_ready_is_a_failed_precondition_per_collection(
     assert code(status) is grpc.StatusCode.FAILED_PRECONDITION
     assert isinstance(failure, details_pb.PreconditionFailure)
     assert [violation.subject for violation in failure.violations] == ["billing", "policy"]
+
+
+def test_a_store_that_is_not_shared_is_a_failed_precondition_that_says_what_to_do() -> None:
+    status = to_status(errors.StoreNotSharedError("set AGENT_QDRANT_URL"))
+    failure = unpacked(status)[1]
+
+    assert code(status) is grpc.StatusCode.FAILED_PRECONDITION
+    assert isinstance(failure, details_pb.PreconditionFailure)
+    assert [(v.type, v.description) for v in failure.violations] == [("STORE_NOT_SHARED", "set AGENT_QDRANT_URL")]
+
+
+@pytest.mark.parametrize("error", [errors.TurnLostError("gone"), errors.TurnLogUnavailableError("away")])
+def test_a_turn_that_cannot_be_followed_may_be_asked_for_again(error: errors.AgentServiceError) -> None:
+    status = to_status(error)
+
+    assert code(status) is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(unpacked(status)[1], details_pb.RetryInfo)
 
 
 @pytest.mark.parametrize(("seconds", "milliseconds"), [(1.0, 1000), (0.25, 250), (2.5, 2500), (0.0, 0)])
@@ -116,6 +134,7 @@ def test_a_rate_limit_of_the_model_has_a_retry_and_a_quota() -> None:
     [
         errors.IngestConflictError("busy"),
         errors.RequestIdReusedError("reused"),
+        errors.SequenceExpiredError("gone"),
         errors.ModelFailedError("nonsense"),
         errors.DeadlineError("late"),
         errors.UnauthenticatedError("who?"),

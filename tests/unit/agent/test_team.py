@@ -857,3 +857,86 @@ async def test_the_offline_model_abstains_as_no_evidence() -> None:
 
     tokens = "".join(event.content for event in turn.events.events if isinstance(event, Token))
     assert (tokens, end.outcome, end.agent) == (ABSTENTION, Outcome.NO_EVIDENCE, ENTRY)
+
+
+# --- cut off ---
+
+
+async def test_an_answer_that_is_cut_off_leaves_behind_what_it_used() -> None:
+    """The call that was counted, and an estimate of the one that was cut: 4 characters a token."""
+    turn = Turn(counted(to(BILLING), (100, 20, 5)))
+    writing = asyncio.Event()
+
+    async def stream(_: ModelCall) -> AsyncIterator[TResponseStreamEvent]:
+        yield sdk_events.text_delta("m", "x" * 39, 0)
+        writing.set()
+        await asyncio.Event().wait()
+
+    turn.model.enqueue(ModelStep.stream(stream))
+    task = asyncio.create_task(turn.ask())
+    await asyncio.wait_for(writing.wait(), GUARD_S)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    ((usage, trace),) = turn.events.cuts
+    assert (usage.requests, usage.cached_input_tokens, usage.output_tokens) == (2, 20, 5 + 10)
+    given = turn.call(2)
+    characters = len(given.system_instructions or "") + sum(map(len, contents(given)))
+    assert 100 + characters // 4 <= usage.input_tokens <= 100 + characters
+    assert trace is not None
+    assert (trace.agent, trace.strategy, trace.agents) == (BILLING, Strategy.HYBRID, (ENTRY, BILLING))
+    assert [stage.name for stage in trace.stages].count("model") == 2
+    assert "Completed" not in turn.events.kinds
+
+
+async def test_an_answer_that_is_cut_off_between_calls_is_not_estimated() -> None:
+    gathering = asyncio.Event()
+
+    class SlowStrategy:
+        async def gather(self, *_: Any) -> Context:
+            gathering.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    turn = Turn(counted(to(BILLING), (100, 20, 5)), strategies={BILLING: SlowStrategy()})
+    task = asyncio.create_task(turn.ask())
+    await asyncio.wait_for(gathering.wait(), GUARD_S)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    ((usage, trace),) = turn.events.cuts
+    assert usage == Usage(requests=1, input_tokens=100, cached_input_tokens=20, output_tokens=5)
+    assert trace is not None
+    assert trace.agent == ENTRY
+
+
+async def test_an_answer_that_fails_leaves_behind_what_it_used() -> None:
+    turn = Turn(counted(to(BILLING), (100, 0, 5)), ModelStep.raise_error(ModelRateLimitedError("slow down")))
+
+    with pytest.raises(ModelRateLimitedError):
+        await turn.ask()
+
+    ((usage, _),) = turn.events.cuts
+    assert usage.requests == 2
+    assert usage.output_tokens == 5
+
+
+async def test_an_answer_that_never_began_leaves_no_trace() -> None:
+    turn = Turn()
+
+    with pytest.raises(UnknownAgentError):
+        await turn.ask(agent=AgentName("nobody"))
+
+    assert turn.events.cuts == [(Usage(), None)]
+
+
+async def test_an_answer_that_is_complete_was_not_cut() -> None:
+    turn = Turn(to(BILLING), says(ANSWER))
+
+    await turn.ask()
+
+    assert turn.events.cuts == []

@@ -12,13 +12,16 @@ import pytest
 from agent_service.errors import (
     DeadlineError,
     DrainingError,
+    InvalidRequestError,
     ModelFailedError,
     OverloadedError,
     RequestIdReusedError,
     RetryableError,
+    UnknownTurnError,
 )
 from agent_service.ports import Answerer, EventSink
-from agent_service.turns.host import KEPT_TURNS, TurnHost
+from agent_service.turns.host import TurnHost
+from agent_service.turns.kept import KEPT_TURNS
 from agent_service.types import (
     AgentName,
     AgentSelected,
@@ -34,13 +37,27 @@ from agent_service.types import (
     Role,
     Started,
     State,
+    StoppedTurn,
     Strategy,
     Token,
     TurnEvent,
+    TurnId,
     TurnRequest,
     TurnStatus,
 )
-from tests.support.answerers import ANSWERED, BILLING, REQUEST, HeldAnswerer, ScriptedAnswerer, StubbornAnswerer
+from tests.support.answerers import (
+    ANSWERED,
+    BILLING,
+    CALLER,
+    CUT_TRACE,
+    CUT_USAGE,
+    REQUEST,
+    CountingAnswerer,
+    HeldAnswerer,
+    ScriptedAnswerer,
+    StubbornAnswerer,
+    here,
+)
 
 # A guard against a hang; every wait ends at its event, far earlier.
 GUARD_S = 5.0
@@ -58,7 +75,7 @@ def host_of(
 
 
 def follow(host: TurnHost, request: TurnRequest = REQUEST, *, budget_s: float | None = None) -> Follower:
-    return host.chat(request, budget_s=budget_s)
+    return here(host.chat(request, budget_s=budget_s))
 
 
 async def within(awaitable: Awaitable[T]) -> T:
@@ -663,7 +680,7 @@ async def test_an_ended_turn_is_forgotten_after_its_time() -> None:
             again = await read(follow(host))
             await asyncio.sleep(SHORT_S / 5)
 
-    assert again[0].turn_id != first[0].turn_id
+    assert again == first, "the same request names the same turn, also when it is run anew"
 
 
 async def test_a_turn_that_was_forgotten_may_be_asked_with_another_content() -> None:
@@ -677,7 +694,7 @@ async def test_a_turn_that_was_forgotten_may_be_asked_with_another_content() -> 
 async def test_forgetting_a_turn_leaves_a_newer_one_under_the_same_id_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn that is out for the bound has a timer still; it must not take its successor along."""
     # The bound as a constant: 5,000 turns take longer than the short time that a test may wait for the timer.
-    monkeypatch.setattr("agent_service.turns.host.KEPT_TURNS", 1)
+    monkeypatch.setattr("agent_service.turns.kept.KEPT_TURNS", 1)
     answerer = HeldAnswerer()
     host = host_of(answerer, keep_s=SHORT_S)
     answerer.release.set()
@@ -703,7 +720,8 @@ async def test_a_running_turn_is_never_forgotten_for_newer_ones() -> None:
         async def answer(self, request: TurnRequest, events: EventSink) -> None:
             await (held if request.request_id == REQUEST.request_id else quick).answer(request, events)
 
-    host = host_of(HeldForTheFirst())
+    # Thousands of turns may take a busy machine longer than a guard.
+    host = host_of(HeldForTheFirst(), turn_timeout_s=60.0)
     first = asyncio.create_task(read(follow(host)))
     await within(held.started.wait())
     for number in range(KEPT_TURNS + 1):
@@ -766,3 +784,288 @@ async def test_no_task_is_left_after_turns_that_ended_in_every_way() -> None:
     await settled()
 
     assert asyncio.all_tasks() - before == set()
+
+
+# --- watch ---
+
+
+def watch(
+    host: TurnHost, turn_id: TurnId, after: int = 0, *, observer: bool = False, caller: Caller = CALLER
+) -> Follower:
+    return here(host.watch(caller, turn_id, after, observer=observer))
+
+
+async def begun(host: TurnHost, answerer: HeldAnswerer, request: TurnRequest = REQUEST) -> tuple[TurnId, Follower]:
+    """A turn under way, and its first follower."""
+    events = follow(host, request)
+    first = await within(anext(events))
+    await within(answerer.started.wait())
+    return first.turn_id, events
+
+
+@pytest.mark.parametrize("observer", [False, True])
+async def test_a_watcher_gets_what_comes_after_its_number(observer: bool) -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+    watching = [asyncio.create_task(read(watch(host, turn_id, after, observer=observer))) for after in (0, 1, 2)]
+    await settled()
+    answerer.release.set()
+    whole = [TurnEvent(turn_id, 1, Started(REQUEST.request_id)), *await within(read(events))]
+
+    assert [await within(each) for each in watching] == [whole, whole[1:], whole[2:]]
+    for after in (0, 1, 3, 99):
+        assert await within(read(watch(host, turn_id, after, observer=observer))) == whole[after:]
+
+
+async def test_a_number_beyond_the_log_of_a_running_turn_is_refused() -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+
+    with pytest.raises(InvalidRequestError) as raised:
+        watch(host, turn_id, 3)
+    assert [violation.field for violation in raised.value.violations] == ["after_sequence"]
+    assert "2" in raised.value.violations[0].description
+
+    await events.aclose()
+    await settled()
+
+
+async def test_a_failed_turn_fails_at_every_place() -> None:
+    host = host_of(ScriptedAnswerer(Token("It"), failure=ModelFailedError("no")))
+    seen: list[TurnEvent] = []
+    with pytest.raises(ModelFailedError):
+        await within(collect(follow(host), seen))
+
+    for after in (0, 2, 99):
+        with pytest.raises(ModelFailedError):
+            await within(read(watch(host, seen[0].turn_id, after)))
+    stopped = await host.stop(CALLER, seen[0].turn_id)
+    assert (stopped.status, stopped.abort_ms, stopped.last_sequence) == (TurnStatus.FAILED, 0.0, 2)
+
+
+@pytest.mark.parametrize("caller", [Caller("bob", "acme"), Caller("ada", "globex")], ids=["subject", "tenant"])
+async def test_the_turn_of_somebody_else_is_unknown(caller: Caller) -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+
+    with pytest.raises(UnknownTurnError):
+        watch(host, turn_id, caller=caller)
+    with pytest.raises(UnknownTurnError):
+        await host.stop(caller, turn_id)
+    assert not answerer.cancelled.is_set()
+
+    await events.aclose()
+    await settled()
+
+
+async def test_a_turn_that_is_no_longer_kept_is_unknown() -> None:
+    host = host_of(ScriptedAnswerer(ANSWERED), keep_s=0.0)
+    first = await within(read(follow(host)))
+    await asyncio.sleep(SHORT_S)
+
+    with pytest.raises(UnknownTurnError):
+        watch(host, first[0].turn_id)
+    with pytest.raises(UnknownTurnError):
+        await host.stop(CALLER, first[0].turn_id)
+
+
+async def test_observers_do_not_keep_a_turn() -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+    watching = [asyncio.create_task(events_of(watch(host, turn_id, observer=True))) for _ in range(3)]
+    await settled()
+
+    await events.aclose()
+
+    await within(answerer.cancelled.wait())
+    for each in watching:
+        assert completed(await each).status is TurnStatus.INTERRUPTED
+
+
+async def test_an_observer_that_leaves_ends_no_turn() -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+    looking = watch(host, turn_id, observer=True)
+    await anext(looking)
+    await looking.aclose()
+    await settled()
+
+    assert not answerer.cancelled.is_set()
+    answerer.release.set()
+    assert completed(await events_of(events)).status is TurnStatus.COMPLETED
+
+
+async def test_a_watcher_takes_the_place_of_who_started_the_turn() -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+    watching = asyncio.create_task(events_of(watch(host, turn_id)))
+    await settled()
+
+    await events.aclose()
+    await settled()
+    assert not answerer.cancelled.is_set()
+    answerer.release.set()
+
+    assert completed(await within(watching)).status is TurnStatus.COMPLETED
+
+
+async def test_a_watcher_that_comes_within_the_grace_keeps_the_turn_and_an_observer_does_not() -> None:
+    for observer, kept in ((False, True), (True, False)):
+        answerer = HeldAnswerer()
+        host = host_of(answerer)
+        turn_id, events = await begun(host, answerer, as_detached(SHORT_S))
+        await events.aclose()
+        watching = asyncio.create_task(events_of(watch(host, turn_id, observer=observer)))
+        await asyncio.sleep(2 * SHORT_S)
+
+        assert answerer.cancelled.is_set() is not kept
+        answerer.release.set()
+        await within(watching)
+
+
+async def test_turns_can_be_watched_and_stopped_while_the_host_drains() -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+    draining = asyncio.create_task(host.drain(GUARD_S))
+    await settled()
+    watching = asyncio.create_task(events_of(watch(host, turn_id)))
+    await settled()
+
+    assert (await within(host.stop(CALLER, turn_id))).status is TurnStatus.STOPPED
+    assert completed(await within(watching)).status is TurnStatus.STOPPED
+    await within(draining)
+    await events.aclose()
+
+
+# --- stop ---
+
+
+async def test_a_stopped_turn_keeps_what_was_written_and_says_what_it_used() -> None:
+    answerer = CountingAnswerer(first=(Token("It "), Token("costs")))
+    host = host_of(answerer)
+    state = State(BILLING, (KEPT,))
+    turn_id, events = await begun(host, answerer, replace(REQUEST, state=state))
+
+    stopped = await within(host.stop(CALLER, turn_id))
+
+    assert answerer.cancelled.is_set()
+    assert (stopped.status, stopped.usage, stopped.last_sequence) == (TurnStatus.STOPPED, CUT_USAGE, 4)
+    assert 0 < stopped.abort_ms < 1_000
+    rest = await events_of(events)
+    assert rest[:2] == [Token("It "), Token("costs")]
+    end = completed(rest)
+    assert (end.status, end.outcome, end.usage, end.state) == (TurnStatus.STOPPED, None, CUT_USAGE, state)
+    assert (end.trace, end.agent, end.strategy) == (CUT_TRACE, BILLING, Strategy.HYBRID)
+    assert host.running == 0
+
+
+async def test_an_interrupted_turn_says_what_it_used() -> None:
+    answerer = CountingAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+    await events.aclose()
+    await within(answerer.cancelled.wait())
+    await settled()
+
+    end = completed(await events_of(watch(host, turn_id)))
+
+    assert (end.status, end.usage, end.trace) == (TurnStatus.INTERRUPTED, CUT_USAGE, CUT_TRACE)
+    assert (await host.stop(CALLER, turn_id)).status is TurnStatus.INTERRUPTED
+
+
+async def test_stopping_an_ended_turn_says_how_it_ended() -> None:
+    used = replace(ANSWERED, usage=CUT_USAGE)
+    host = host_of(ScriptedAnswerer(Token("It"), used))
+    first = await within(read(follow(host)))
+    await settled()
+
+    stopped = await host.stop(CALLER, first[0].turn_id)
+
+    assert stopped == StoppedTurn(TurnStatus.COMPLETED, CUT_USAGE, 0.0, 3)
+
+
+async def test_many_stops_at_once_end_a_turn_once() -> None:
+    answerer = CountingAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+
+    stops = await within(asyncio.gather(*(host.stop(CALLER, turn_id) for _ in range(20))))
+
+    assert {(each.status, each.last_sequence, each.usage) for each in stops} == {(TurnStatus.STOPPED, 3, CUT_USAGE)}
+    assert completed(await events_of(events)).status is TurnStatus.STOPPED
+
+
+@pytest.mark.parametrize("turns_of_the_loop", range(6))
+async def test_a_stop_that_races_with_the_end_says_how_it_ended(turns_of_the_loop: int) -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+    answerer.release.set()
+    for _ in range(turns_of_the_loop):
+        await asyncio.sleep(0)
+
+    stopped = await within(host.stop(CALLER, turn_id))
+
+    rest = await within(read(events))
+    assert completed([event.event for event in rest]).status is stopped.status
+    assert rest[-1].sequence == stopped.last_sequence
+
+
+async def test_a_stop_of_a_turn_that_has_not_run_yet_ends_it() -> None:
+    host = host_of(HeldAnswerer())
+    events = follow(host)
+    first = await anext(events)
+
+    # Not in a task of its own, which the turn's would run before.
+    stopped = await host.stop(CALLER, first.turn_id)
+
+    assert (stopped.status, stopped.last_sequence) == (TurnStatus.STOPPED, 2)
+    await events.aclose()
+
+
+async def test_a_turn_that_does_not_end_when_it_is_stopped_ends_without_its_task(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("agent_service.turns.turn.ABORT_S", SHORT_S)
+    answerer = StubbornAnswerer()
+    host = host_of(answerer)
+    events = follow(host)
+    first = await anext(events)
+    await within(answerer.started.wait())
+
+    stopped = await within(host.stop(CALLER, first.turn_id))
+
+    assert stopped.status is TurnStatus.STOPPED
+    assert stopped.abort_ms >= SHORT_S * 1000
+    assert completed(await events_of(events)).status is TurnStatus.STOPPED
+    assert "did not end when it was stopped" in caplog.text
+    answerer.release.set()
+    await settled()
+    assert host.running == 0
+
+
+async def test_who_stops_and_leaves_at_once_leaves_a_stopped_turn() -> None:
+    answerer = HeldAnswerer()
+    host = host_of(answerer)
+    turn_id, events = await begun(host, answerer)
+    stopping = asyncio.create_task(host.stop(CALLER, turn_id))
+    await asyncio.sleep(0)
+    await events.aclose()
+
+    assert (await within(stopping)).status is TurnStatus.STOPPED
+
+
+async def test_a_host_alone_opens_and_closes_nothing() -> None:
+    host = host_of(ScriptedAnswerer(ANSWERED))
+
+    await host.open()
+    await host.close()
+
+    assert (await events_of(follow(host)))[-1] == ANSWERED

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from agent_service.errors import ModelFailedError
 from agent_service.turns.log_memory import MAX_LOG_BYTES, TurnLog
 from agent_service.types import (
+    AgentName,
     AgentSelected,
     Completed,
     Event,
@@ -17,13 +19,15 @@ from agent_service.types import (
     RequestId,
     Sources,
     Started,
+    State,
     Strategy,
     Token,
     TurnEvent,
     TurnId,
     TurnStatus,
+    Usage,
 )
-from tests.support.answerers import ANSWERED, BILLING
+from tests.support.answerers import ANSWERED, BILLING, CUT_TRACE, CUT_USAGE, REQUEST
 from tests.support.briefings import source
 
 TURN = TurnId("turn-1")
@@ -243,3 +247,84 @@ async def test_the_error_of_an_overlong_turn_does_not_repeat_its_text() -> None:
         log.emit(Token("confidential"))
 
     assert "confidential" not in str(caught.value)
+
+
+# --- how a turn ends early ---
+
+ASKED = replace(REQUEST, agent=BILLING, state=State(BILLING))
+
+
+async def the_end(log: TurnLog) -> Completed:
+    log.close()
+    last = (await within(read(log.follow())))[-1].event
+    assert isinstance(last, Completed)
+    return last
+
+
+@pytest.mark.parametrize("status", [TurnStatus.STOPPED, TurnStatus.INTERRUPTED])
+async def test_a_turn_that_ends_early_says_how_and_what_it_used(log: TurnLog, status: TurnStatus) -> None:
+    log.emit(Token("It "))
+    log.cut(CUT_USAGE, CUT_TRACE)
+    log.end_early(status, ASKED)
+
+    end = await the_end(log)
+
+    assert (end.status, end.outcome, end.usage, end.trace) == (status, None, CUT_USAGE, CUT_TRACE)
+    assert (end.agent, end.strategy) == (CUT_TRACE.agent, CUT_TRACE.strategy)
+    assert end.state == ASKED.state
+    assert (log.status, log.usage, log.last_sequence) == (status, CUT_USAGE, 2)
+
+
+async def test_who_was_announced_counts_before_who_held_the_turn(log: TurnLog) -> None:
+    log.emit(AgentSelected(AgentName("policy"), Strategy.CAG))
+    log.cut(CUT_USAGE, CUT_TRACE)
+    log.end_early(TurnStatus.STOPPED, ASKED)
+
+    end = await the_end(log)
+
+    assert (end.agent, end.strategy) == ("policy", Strategy.CAG)
+
+
+async def test_a_turn_of_which_nothing_is_known_ends_early_without_usage(log: TurnLog) -> None:
+    log.end_early(TurnStatus.STOPPED, ASKED)
+
+    end = await the_end(log)
+
+    assert (end.agent, end.usage, end.trace) == (BILLING, Usage(), None)
+
+
+async def test_what_is_written_after_the_end_is_dropped(log: TurnLog) -> None:
+    log.emit(ANSWERED)
+    log.close()
+    log.emit(Token("late"))
+    log.close(ModelFailedError("late"))
+
+    assert [event.event for event in await within(read(log.follow()))] == [ANSWERED]
+    assert (log.failure, log.status) == (None, TurnStatus.COMPLETED)
+
+
+async def test_the_status_of_a_log_follows_the_turn(log: TurnLog) -> None:
+    assert (log.status, log.last_sequence, log.usage) == (TurnStatus.RUNNING, 0, Usage())
+    log.emit(ANSWERED)
+    log.close(ModelFailedError("after all"))
+    assert log.status is TurnStatus.FAILED
+
+
+async def test_a_log_that_ends_without_saying_how_has_failed(log: TurnLog) -> None:
+    log.emit(Token("It "))
+    log.close()
+
+    assert log.status is TurnStatus.FAILED
+
+
+async def test_who_mirrors_a_log_is_told_of_every_change(log: TurnLog) -> None:
+    told: list[int] = []
+    log.on_change = lambda: told.append(log.last_sequence)
+
+    log.emit(Token("a"))
+    log.emit(Token("b"))
+    log.close()
+
+    assert told == [1, 2, 2]
+    assert [event.sequence for event in log.since(1, 10)] == [2]
+    assert [event.sequence for event in log.since(0, 1)] == [1]

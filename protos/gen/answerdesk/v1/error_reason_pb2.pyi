@@ -76,6 +76,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Several replicas have a store of their own each, so that one of them cannot change it. Example: ingestion into
     one of two agents without AGENT_QDRANT_URL. FAILED_PRECONDITION with PreconditionFailure.
     """
+    ERROR_REASON_FOLLOWER_TOO_SLOW: _ErrorReason.ValueType  # 25
+    """The caller took no event for a minute and was cut off; the turn goes on and can be watched from there. UNAVAILABLE
+    with RetryInfo.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo that every error of these services carries, without the prefix, with the
@@ -135,5 +139,9 @@ ERROR_REASON_TURN_LOG_UNAVAILABLE: ErrorReason.ValueType  # 23
 ERROR_REASON_STORE_NOT_SHARED: ErrorReason.ValueType  # 24
 """Several replicas have a store of their own each, so that one of them cannot change it. Example: ingestion into
 one of two agents without AGENT_QDRANT_URL. FAILED_PRECONDITION with PreconditionFailure.
+"""
+ERROR_REASON_FOLLOWER_TOO_SLOW: ErrorReason.ValueType  # 25
+"""The caller took no event for a minute and was cut off; the turn goes on and can be watched from there. UNAVAILABLE
+with RetryInfo.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
