@@ -10,6 +10,10 @@ TOOLS := .tools
 BUF := tests/support/tools/node_modules/.bin/buf
 GRPCURL_VERSION := v1.9.3
 GITLEAKS_VERSION := v8.30.1
+# How many tests run at once; 0: all in one process, as a debugger wants it.
+WORKERS ?= 2
+# One test after the other goes to who is free. (Marks of groups do nothing: pytest-xdist 3.8 loses them in pytest 9.2.)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 CODE := agent_service edge_api tests deploy
 
 help: ## Show this list
@@ -41,16 +45,16 @@ migrate: $(VENV)/.run ## Bring the edge's database (EDGE_DATABASE_URL) to this v
 	@$(BIN)/python -m edge_api migrate
 
 test: $(VENV)/.dev ## Unit, contract and integration tests
-	$(BIN)/python -m pytest -m "not e2e and not faults"
+	$(PYTEST) -m "not e2e and not faults"
 
 cov: $(VENV)/.dev ## The same with branch coverage and its gate
-	$(BIN)/python -m pytest -m "not e2e and not faults" --cov --cov-report=term --cov-report=xml:build/coverage.xml
+	$(PYTEST) -m "not e2e and not faults" --durations=20 --cov --cov-report=term --cov-report=xml:build/coverage.xml
 
 e2e: $(VENV)/.dev ## Both processes, real clients
-	$(BIN)/python -m pytest -m e2e tests/e2e
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m e2e --durations=20 tests/e2e
 
 faults: $(VENV)/.dev ## Crashes, signals, restarts
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults --durations=20 tests/faults
 
 check: fmt-check lint types imports proto-check cov ## What CI runs first
 

@@ -1,14 +1,19 @@
 """What every suite shares: programs that must be there, servers that are started once, and where the project is."""
 
+import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import certifi
 import pytest
+from coverage import Coverage
 
 from tests.support import browser, postgres_server, redis_server
+from tests.support.certificates import make_authority
 from tests.support.postgres_server import PostgresServer
 from tests.support.redis_server import RedisServer
 
@@ -54,14 +59,61 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             require(name)
 
 
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    """What a test's command made of the log ends with the test: others look into theirs."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End the measuring that a worker takes over from the main process, or it would go on where `no_cover` says no."""
+    if hasattr(session.config, "workerinput"):
+        while (inherited := Coverage.current()) is not None:
+            inherited.stop()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test beside those of other workers, or `alone`. First of all, so that no time limit counts the wait."""
+    with _room(item):
+        return (yield)
+
+
+@contextmanager
+def _room(item: pytest.Item) -> Iterator[None]:
+    """A room that every test of a run enters, and that is left to a test marked `alone`."""
+    if not hasattr(item.config, "workerinput"):
+        yield
+        return
+    shared = Path(item.config.getoption("basetemp")).parent
+    with (shared / "door").open("w") as door, (shared / "room").open("w") as room:
+        # Who waits until the room is empty holds the door, so that nobody enters meanwhile.
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody here asks the Internet, and reading all of its authorities takes httpx 40 ms for every client."""
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    path.write_bytes(make_authority().pem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certifi, "where", lambda: str(path))
+        yield
+
+
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """What a command makes of the log ends with the block: others look into theirs."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """What a test's command made of the log ends with the test."""
+    with logging_kept():
+        yield
 
 
 @pytest.fixture(scope="session")

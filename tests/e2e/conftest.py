@@ -1,5 +1,8 @@
 """One running pair over the sample documents, shared by the tests that do not disturb it."""
 
+import contextlib
+import io
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,6 +10,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from edge_api.__main__ import main
+from tests.conftest import logging_kept
 from tests.support.processes import ROOT, Pair, clean_environment, running_pair
 
 PASSWORD = "a quokka eats at noon"
@@ -35,6 +40,19 @@ def edge_command(pair: Pair, *arguments: str, stdin: str = "") -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
+
+
+def edge_main(pair: Pair, *arguments: str, stdin: str = "") -> str:
+    """The same as `edge_command` without a process of its own, which takes seconds to begin: for many commands."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed), logging_kept():
+        for name in os.environ.keys() - clean_environment().keys():
+            patch.delenv(name)
+        for name, value in pair.edge.environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        assert main(arguments) == 0
+    return printed.getvalue().strip()
 
 
 def sign_in(pair: Pair, username: str, password: str = PASSWORD) -> dict[str, str]:

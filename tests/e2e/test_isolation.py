@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from tests.conftest import tool
-from tests.e2e.conftest import PASSWORD, edge_command, sign_in
+from tests.e2e.conftest import PASSWORD, edge_command, edge_main, sign_in
 from tests.support.processes import Pair, running_pair
 from tests.support.tokens import internal_token, key_pair
 from tests.unit.edge.sse_parser import parse
@@ -145,9 +145,7 @@ def client(pair: Pair, headers: Mapping[str, str]) -> httpx.Client:
 def add(pair: Pair, account: Account) -> None:
     groups = [word for group in account.groups for word in ("--group", group)]
     scopes = ["--scope", "chat", "--scope", "documents:write"]
-    edge_command(
-        pair, "users", "add", account.name, "--tenant", account.tenant, *groups, *scopes, stdin=f"{PASSWORD}\n"
-    )
+    edge_main(pair, "users", "add", account.name, "--tenant", account.tenant, *groups, *scopes, stdin=f"{PASSWORD}\n")
 
 
 def ask(http: httpx.Client, message: str, *, stream: bool, **body: Any) -> tuple[str, str]:
@@ -351,7 +349,7 @@ def test_grpcurl_sees_what_its_token_says_and_without_one_the_open_documents(hou
     groups = [word for group in caller.groups for word in ("--group", group)]
     token = None
     if caller.name != "nobody":
-        token = edge_command(house.pair, "token", "--tenant", caller.tenant, *groups)
+        token = edge_main(house.pair, "token", "--tenant", caller.tenant, *groups)
 
     searched, *others = grpcurl_calls(house)
     assert house.markers_in(grpcurl(house, *searched, token)) == house.may_read(caller)

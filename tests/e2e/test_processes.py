@@ -164,6 +164,7 @@ def test_make_run_ends_with_an_error_when_a_service_dies(tmp_path: Path) -> None
         httpx.get(f"{ports.url}/livez")
 
 
+@pytest.mark.alone
 def test_a_warm_start_is_ready_within_eight_seconds(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     try:
@@ -237,10 +238,11 @@ def test_the_edge_extra_alone_imports_no_agent_part_and_the_agent_no_web_framewo
     }
     for extra, (module, unwanted) in probes.items():
         venv = tmp_path / extra
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
         python = str(venv / "bin" / "python")
-        install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes"]
-        subprocess.run([*install, "-r", str(ROOT / "requirements" / f"{extra}.txt")], check=True)
+        install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--disable-pip-version-check"]
+        locked = ["--no-compile", "--require-hashes", "-r", str(ROOT / "requirements" / f"{extra}.txt")]
+        subprocess.run([*install, *locked], check=True)
         code = f"import sys, {module}; print(sorted({unwanted!r} & set(sys.modules)))"
         path = f"{ROOT}:{ROOT / 'protos' / 'gen'}"
         environment = clean_environment() | {"PYTHONPATH": path}

@@ -1,6 +1,7 @@
 """Real processes for the suites that speak to a running pair: start, wait until ready, stop, kill."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -19,11 +20,25 @@ SAMPLES = ROOT / "examples" / "knowledge"
 READY_S = 60.0
 
 
+def _ports() -> Iterator[int]:
+    """Those of this process, again and again. Below what Linux and macOS give to connections and to port 0."""
+    first, count = 20_000, 12_000
+    share = count // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first += share * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    # Two runs on one machine begin at different places.
+    return itertools.islice(itertools.cycle(range(first, first + share)), os.getpid() * 97 % share, None)
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, and that no other test of this run is given meanwhile."""
+    while True:
+        port = next(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def is_ready_within(ready: Callable[[], bool], timeout_s: float = READY_S) -> bool:

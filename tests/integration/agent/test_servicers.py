@@ -682,6 +682,7 @@ async def test_an_empty_ingestion_ends_with_nothing(client: Client) -> None:
     assert await ingest(client) == []
 
 
+@pytest.mark.alone
 async def test_a_document_as_large_as_allowed_goes_in_and_comes_out(client: Client) -> None:
     line = "\U0001f600 is a face, four bytes long, in a line of its own.\n\n"
     whole = line * (2 * 1024 * 1024 // len(line.encode()))

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from edge_api.__main__ import Server, listen, server_for
 from edge_api.app import create_app
+from edge_api.auth import passwords
 from edge_api.auth.schemas import Principal
 from edge_api.auth.tokens import user_id_of
 from edge_api.chat.stream import DEFAULT_PACE, Pace
@@ -26,6 +27,15 @@ from edge_api.settings import Settings
 from edge_api.telemetry import JsonFormatter
 from tests.support.folders import quick_folder
 from tests.support.scripted_agent import ScriptedAgent, scripted_agent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_passwords() -> Iterator[None]:
+    """Every edge makes a hash when it starts: 64 MiB and 0.2 s of a processor. tests/unit and processes have that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "TIME_COST", 1)
+        patch.setattr(passwords, "MEMORY_KIB", 1_024)
+        yield
 
 
 class Clock:

@@ -132,6 +132,7 @@ async def test_who_leaves_makes_room_only_when_the_work_has_ended() -> None:
     passwords.close()
 
 
+@pytest.mark.alone
 async def test_the_event_loop_goes_on_meanwhile(passwords: Passwords) -> None:
     beats = 0
     hashing = asyncio.gather(*(passwords.hash(PASSWORD) for _ in range(4)))

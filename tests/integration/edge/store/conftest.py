@@ -148,7 +148,7 @@ def library(database: Database, clock: StillClock) -> SessionLibrary:
     return SessionLibrary(database, session_ttl_s=TTL_S, clock=clock)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def passwords() -> Iterator[Passwords]:
     passwords = Passwords()
     yield passwords

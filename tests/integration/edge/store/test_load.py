@@ -19,7 +19,7 @@ from tests.integration.edge.store.steps import rows
 from tests.support.scripted_agent import Context, ScriptedAgent, answer, events
 
 # The edge, its agent and all its clients share this process; traced, they would take three times as long.
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.alone]
 
 GUESTS = 200
 STREAMS = 1_000

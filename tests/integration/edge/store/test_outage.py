@@ -79,6 +79,7 @@ async def test_without_a_database_a_message_is_503_and_with_it_back_all_is_well(
     assert [each["content"] for each in shown][::2] == ["one", "two"]
 
 
+@pytest.mark.alone
 @needs_postgres
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux only")
 async def test_a_database_that_hangs_is_503_within_the_time_limit(away_edge: Edge, server: KeptPostgres) -> None:
@@ -176,6 +177,7 @@ async def test_a_unit_of_work_that_hangs_is_ended_by_its_time_limit_and_leaves_n
     await database.close()
 
 
+@pytest.mark.alone
 @needs_postgres
 async def test_a_statement_that_hangs_is_ended_by_its_time_limit(postgres: PostgresServer) -> None:
     database = Database(database_url(postgres.url(), Path("unused")), timeout_s=0.2)
