@@ -21,8 +21,8 @@ from tests.support.processes import Pair, is_ready_within
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
 # Twenty kills more, with two edges, are in test_edge_gone.py.
-ROUNDS = 12
-ROUNDS_ON_POSTGRESQL = 3
+ROUNDS = 20
+ROUNDS_ON_POSTGRESQL = 5
 
 QUESTION = "What does the Enterprise plan cost?"
 
