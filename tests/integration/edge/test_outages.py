@@ -9,7 +9,15 @@ import pytest
 
 from tests.integration.edge.conftest import running_edge
 from tests.integration.edge.streams import events_of
-from tests.support.scripted_agent import ScriptedAgent, scripted_agent, started, token
+from tests.support.scripted_agent import (
+    AGENT_SERVICE,
+    ScriptedAgent,
+    answer,
+    events,
+    scripted_agent,
+    started,
+    token,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +68,54 @@ async def test_several_agents_share_the_work_and_one_that_leaves_is_not_missed(a
 
     # The first may meet the connection as it closes.
     assert [answer.status_code for answer in answers][1:] == [200] * 5
+
+
+async def test_an_agent_that_drains_gets_no_new_turns_and_serves_the_running_ones(agent: ScriptedAgent) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(_context: object) -> None:
+        await go_on.wait()
+
+    async with scripted_agent() as other:
+        agent.names_turns_by_request = other.names_turns_by_request = True
+        steps = [started(), wait, *events(*answer("x"))[1:]]
+        async with running_edge(f"ipv4:{agent.target},{other.target}") as edge:
+            while not (agent.calls and other.calls):
+                await edge.http.post("/api/chat", json={"message": "hello"})
+            before = len(agent.calls)
+            agent.turns.append(steps)
+            other.turns.append(steps)
+            running = [asyncio.create_task(edge.http.post("/api/chat", json={"message": "hello"})) for _ in range(2)]
+            while len(agent.calls) == before:
+                await edge.http.get("/livez")
+            await agent.serving(AGENT_SERVICE, value=False)
+            # Its health stream tells the edge, which takes a moment.
+            elsewhere = 0
+            while elsewhere < 4:
+                taken = len(agent.calls)
+                await edge.http.post("/api/chat", json={"message": "hello"})
+                elsewhere = elsewhere + 1 if len(agent.calls) == taken else 0
+            taken = len(agent.calls)
+            replies = [await edge.http.post("/api/chat", json={"message": "hello"}) for _ in range(6)]
+            go_on.set()
+            ended = await asyncio.gather(*running)
+
+    assert [reply.status_code for reply in [*replies, *ended]] == [200] * 8
+    assert len(agent.calls) == taken
+
+
+async def test_no_agent_that_takes_turns_is_503_at_once(http: httpx.AsyncClient, agent: ScriptedAgent) -> None:
+    assert (await http.post("/api/chat", json={"message": "hello"})).status_code == 200
+    await agent.serving(AGENT_SERVICE, value=False)
+    while (response := await http.post("/api/chat", json={"message": "hello"})).status_code == 200:
+        pass
+    calls = len(agent.calls)
+
+    again = await http.post("/api/chat", json={"message": "hello"})
+
+    assert {(each.status_code, each.json()["code"]) for each in (response, again)} == {(503, "agent_unavailable")}
+    assert len(agent.calls) == calls
+    assert (await http.get("/api/agents")).status_code == 200
 
 
 async def test_an_agent_that_dies_mid_answer_leaves_a_retryable_error_and_a_session_that_goes_on(
