@@ -290,6 +290,19 @@ async def test_a_call_that_breaks_is_no_end(http: httpx.AsyncClient, agent: Scri
     assert [(watch.observer, watch.after_sequence) for watch in agent.watches] == [(False, 5)]
 
 
+async def test_what_was_written_when_the_time_was_up_is_kept(
+    start_edge: StartEdge, agent: ScriptedAgent, gate: Gate
+) -> None:
+    agent.turns.append(slow(gate, "half", "whole"))
+    async with start_edge(turn_timeout_s=0.5) as edge:
+        async with streaming(edge.http) as stream:
+            found = await stream.rest()
+        (_, said) = await messages(edge.http, found[0].json["session_id"])
+
+    assert (found[-1].type, found[-1].json["status"], found[-1].json["code"]) == ("error", 504, "deadline_exceeded")
+    assert (said["content"], said["status"]) == ("half", "failed")
+
+
 # Stop
 
 
