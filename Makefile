@@ -54,7 +54,7 @@ e2e: $(VENV)/.dev ## Both processes, real clients
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m e2e --durations=20 tests/e2e
 
 faults: $(VENV)/.dev ## Crashes, signals, restarts
-	$(BIN)/python -m pytest -m faults --durations=20 tests/faults
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m faults --durations=20 tests/faults
 
 check: fmt-check lint types imports proto-check cov ## What CI runs first
 

@@ -11,7 +11,7 @@ from tests.support.cluster import Cluster
 from tests.support.cluster_client import NumberedReader, answer, becomes_true, messages
 from tests.support.cluster_model import Script
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120), pytest.mark.needs("postgres", "redis")]
+pytestmark = [pytest.mark.faults, pytest.mark.alone, pytest.mark.timeout(120), pytest.mark.needs("postgres", "redis")]
 
 TURNS = 6
 TOLD_S = 6.0

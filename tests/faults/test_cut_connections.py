@@ -139,6 +139,7 @@ async def leave(cluster: Cluster, http: httpx.AsyncClient, number: int) -> float
     return seen_s - left_s
 
 
+@pytest.mark.alone
 async def test_256_hang_ups_without_grace_are_seen_by_the_model_at_once(
     cluster: Cluster, figures: Callable[[str], None]
 ) -> None:
@@ -160,6 +161,7 @@ async def test_256_hang_ups_without_grace_are_seen_by_the_model_at_once(
     assert percentile(took_s, 0.99) <= REACHES_MODEL_S
 
 
+@pytest.mark.alone
 async def test_with_a_grace_only_a_turn_that_nobody_follows_any_more_is_ended(
     cluster: Cluster, figures: Callable[[str], None]
 ) -> None:

@@ -12,7 +12,7 @@ from tests.support.cluster import Cluster
 from tests.support.cluster_load import Load
 from tests.support.cluster_model import Script
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(200), pytest.mark.needs("postgres", "redis")]
+pytestmark = [pytest.mark.faults, pytest.mark.alone, pytest.mark.timeout(200), pytest.mark.needs("postgres", "redis")]
 
 RATE_PER_S = 20
 LOAD_S = 60

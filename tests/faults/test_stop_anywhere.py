@@ -40,6 +40,7 @@ def check_reply(reply: dict[str, Any], reader: NumberedReader) -> None:
     assert 0 <= reply["abort_ms"] <= 1000 * REACHES_MODEL_S
 
 
+@pytest.mark.alone
 async def test_stop_through_the_other_edge_ends_the_turn_on_whichever_agent_it_runs(
     cluster: Cluster, figures: Callable[[str], None]
 ) -> None:

@@ -76,6 +76,7 @@ def check_refusal(response: httpx.Response) -> None:
     assert problem["retryable"] is True
 
 
+@pytest.mark.alone
 async def test_without_redis_turns_run_and_afterwards_they_are_resumed_anywhere(
     cluster: Cluster, figures: Callable[[str], None]
 ) -> None:
@@ -129,6 +130,7 @@ async def test_without_redis_turns_run_and_afterwards_they_are_resumed_anywhere(
     assert not load.met["ConnectError"]
 
 
+@pytest.mark.alone
 async def test_while_redis_hangs_new_turns_run_and_stop_is_answered(
     cluster: Cluster, figures: Callable[[str], None]
 ) -> None:
@@ -168,6 +170,7 @@ async def resumed_elsewhere(cluster: Cluster, http: httpx.AsyncClient, number: i
     return reader
 
 
+@pytest.mark.alone
 async def test_postgresql_restarted_under_load_loses_no_acknowledged_message(
     cluster: Cluster, figures: Callable[[str], None]
 ) -> None:
