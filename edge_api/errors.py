@@ -35,12 +35,14 @@ class TurnForgottenError(EdgeError):
     """The events of the turn are no longer kept; its answer is.
 
     Attributes:
-        session_id: where the answer is stored.
+        session_id: where it was.
+        message_id: its answer; None: it left none.
     """
 
-    def __init__(self, session_id: str) -> None:
-        super().__init__("the events of this turn are no longer kept; its answer is stored in the session")
+    def __init__(self, session_id: str, message_id: str | None) -> None:
+        super().__init__("the events of this turn are no longer kept; what is stored of it can be read")
         self.session_id = session_id
+        self.message_id = message_id
 
 
 class UnknownSequenceError(EdgeError):

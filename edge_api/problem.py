@@ -245,7 +245,9 @@ def _extra(error: EdgeError) -> Mapping[str, Any] | None:
         case TurnRunningError():
             return {"turn_id": error.turn_id}
         case TurnForgottenError():
-            return {"answer": f"/api/session/{quote(error.session_id, safe='')}/messages?order=desc&limit=1"}
+            if error.message_id is None:
+                return {"answer": f"/api/session/{quote(error.session_id, safe='')}/messages"}
+            return {"answer": f"/api/messages/{quote(error.message_id, safe='')}"}
         case _:
             return None
 

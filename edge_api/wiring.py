@@ -155,19 +155,16 @@ async def following_turns(parts: Parts, agent: AgentClient, clock: Clock = utc_n
         StartupError: the SQLite database cannot be read.
     """
     hub = TurnHub(agent, parts.conversations, parts.recorder, clock=clock)
-    keeping: asyncio.Task[None] | None = None
+    if parts.database.is_sqlite:
+        await _adopt_all(parts, hub)
+    keeping = asyncio.create_task(_keep_turns(parts, hub))
     try:
-        if parts.database.is_sqlite:
-            await _adopt_all(parts, hub)
-        else:
-            keeping = asyncio.create_task(_keep_lease(parts, hub))
         yield hub
     finally:
-        if keeping is not None:
-            keeping.cancel()
-            await asyncio.wait({keeping}, timeout=LAST_WRITES_S)
+        keeping.cancel()
+        await asyncio.wait({keeping}, timeout=LAST_WRITES_S)
         await hub.close(LAST_WRITES_S)
-        if keeping is not None:
+        if not parts.database.is_sqlite:
             # Others take over at once what this edge followed.
             with suppress(StorageUnavailableError):
                 await parts.leases.release()
@@ -183,24 +180,26 @@ async def _adopt_all(parts: Parts, hub: TurnHub) -> None:
         raise StartupError(f"{parts.database.url.database} cannot be read ({type(err.__cause__).__name__})") from err
 
 
-async def _keep_lease(parts: Parts, hub: TurnHub) -> None:
-    """Show the other edges that this one lives, and take over the turns of those that do not."""
+async def _keep_turns(parts: Parts, hub: TurnHub) -> None:
+    """Show the other edges that this one lives, and take up turns that nobody follows: of dead edges, or our own."""
     is_ours = False
     while True:
         try:
             is_ours = is_ours or await schema.state(parts.database) == "ok"
             if is_ours:
-                # Which renews this edge's own lease.
-                turns = await parts.leases.adopt()
-                for turn in turns:
+                # A SQLite file has one edge, which has taken up all there was at its start.
+                orphans = [] if parts.database.is_sqlite else await parts.leases.adopt()
+                left_over = [turn for turn in await parts.leases.left_over() if not hub.is_at_work_on(turn.message_id)]
+                for turn in (*orphans, *left_over):
                     hub.adopt(turn)
-                if turns:
-                    log.warning("turns of an edge that is gone were taken over", extra={"turns": len(turns)})
+                if orphans or left_over:
+                    counts = {"of_others": len(orphans), "left_over": len(left_over)}
+                    log.warning("turns that nobody followed were taken up", extra=counts)
         except StorageUnavailableError:
             # The database says so in the log.
             pass
         except Exception:
-            log.exception("the lease could not be kept")
+            log.exception("turns that nobody follows could not be taken up")
         await asyncio.sleep(RENEW_S)
 
 

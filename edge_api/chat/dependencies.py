@@ -124,8 +124,7 @@ async def begin_turn_in_session(
     """The turn of a post whose path names the session."""
     if post.session not in {None, session_id}:
         raise ConflictingIdsError("the path and the body name different sessions")
-    named = post.model_copy(update={"session_id": session_id, "conversation_id": None})
-    async with who.following(await _opened(named, who, key)) as followed:
+    async with who.following(await _opened(post.model_copy(update={"session_id": session_id}), who, key)) as followed:
         yield followed
 
 
@@ -158,13 +157,14 @@ async def resume_turn(
         async with who.reading(who.hub.join(turn).reader(after)) as reader:
             yield reader
         return
-    if after and after >= turn.last_sequence:
+    # Of a turn that nobody could follow to its end the last number is not known.
+    if turn.last_sequence and after >= turn.last_sequence:
         yield None
         return
     replay = Replay(turn, await who.conversations.answer_of(turn))
     await replay.open(who.agent, after=after)
     try:
-        yield replay
+        yield None if replay.is_empty else replay
     finally:
         await replay.close()
 
@@ -172,7 +172,9 @@ async def resume_turn(
 async def _opened(post: ChatPost, who: Follower, key: str | None) -> Asked:
     session = SessionId(post.session) if post.session else None
     message = NewMessage(session, post.message, post.agent, post.metadata or {})
-    return await who.conversations.open(who.principal, message, caller=who.caller, key=who.key(key, post))
+    # By one name: a session has two.
+    named = who.key(key, post.model_copy(update={"session_id": post.session, "conversation_id": None}))
+    return await who.conversations.open(who.principal, message, caller=who.caller, key=named)
 
 
 @asynccontextmanager

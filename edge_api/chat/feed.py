@@ -1,6 +1,7 @@
 """One turn at this edge: its events, kept once, for any number of readers, each from any place on."""
 
 import asyncio
+import time
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable
 
@@ -33,6 +34,7 @@ class TurnFeed:
         self.call: EventCall | None = None
         self.observing = False
         self.readers = 0
+        self.read_since_s = 0.0
         self.failure: Exception | None = None
         self.ended = False
         self.cut = False
@@ -77,6 +79,8 @@ class TurnFeed:
 
     def reader(self, after: int = 0) -> "Reader":
         """Somebody who follows from there on; the turn runs for their sake until they leave."""
+        if not self.readers:
+            self.read_since_s = time.monotonic()
         self.readers += 1
         self._readers_changed(self)
         return Reader(self, after)

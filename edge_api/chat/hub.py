@@ -60,6 +60,10 @@ class TurnHub:
         """The feed of a turn that is being answered, whichever edge has opened it."""
         return self._feeds.get(turn.message_id) or self._begun(turn, None, ours=False)
 
+    def is_at_work_on(self, message_id: MessageId) -> bool:
+        """Whether a turn is followed here, or its answer being stored."""
+        return message_id in self._feeds or self._recorder.is_storing(message_id)
+
     def adopt(self, turn: OpenTurn) -> None:
         """Follow a turn whose edge is gone, to its end, and store it."""
         self.join(turn).ours = True
@@ -80,7 +84,10 @@ class TurnHub:
             raise StorageUnavailableError("the answer was stopped and is not stored yet") from None
         if feed.cut:
             raise ShuttingDownError("this edge is stopping; the answer was stopped")
-        if isinstance(feed.failure, EdgeError) and not isinstance(feed.failure, UpstreamError):
+        if isinstance(feed.failure, UpstreamError):
+            # It has failed before it could be stopped.
+            feed.draft.status, feed.draft.usage = stopped.status, stopped.usage
+        elif feed.failure is not None:
             raise feed.failure
         return feed.draft, stopped
 
@@ -142,7 +149,7 @@ class TurnHub:
     async def _follow(self, feed: TurnFeed, question: Question | None) -> Completed:
         """Read the turn to its end, over as many calls as it takes."""
         turn = feed.turn
-        patience = Patience()
+        patience = Patience(asked=question is not None)
         while True:
             left_s = (turn.deadline_at - self._clock()).total_seconds()
             if left_s <= 0:

@@ -13,6 +13,9 @@ ASK_PAUSES_S: Final = (0.05, 0.3)
 READ_PATIENCE_S: Final = 5.0
 """How long somebody who reads waits for an agent that cannot be reached."""
 
+UNKNOWN_PATIENCE_S: Final = 3.0
+"""How long a turn that another edge has opened may be unknown to the agents."""
+
 ALONE_PATIENCE_S: Final = 30.0
 """Likewise, where nobody reads and the answer is only to be stored."""
 
@@ -31,7 +34,9 @@ LOST: Final = "the agent that made this answer is gone"
 class Patience:
     """Decides about one turn, failure after failure, until something arrives again."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, asked: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """`asked`: this edge asks the question, so that a turn which is not there never began, or is lost."""
+        self._asked = asked
         self._clock = clock
         self._since_s: float | None = None
         self._failed_s = 0.0
@@ -48,19 +53,20 @@ class Patience:
 
         Args:
             error: what the last one failed with.
-            feed: what has come so far; `ours` says that a turn which the agent does not know is lost.
+            feed: what has come so far, and who waits for more.
             asking: the last call asked the question; else it watched.
 
         Raises:
             UpstreamError: there is no use in another: what the turn has failed with.
         """
         if error.reason == "UNKNOWN_TURN" and not asking:
-            if feed.ours or self._is_over(READ_PATIENCE_S):
+            # Of a turn that another edge has opened the question may still be on its way.
+            if self._asked or self._is_over(UNKNOWN_PATIENCE_S, feed):
                 raise UpstreamError("UNAVAILABLE", "TURN_LOST", LOST) from None
             return self._next_pause_s()
-        if error.code == "UNIMPLEMENTED" and self._first is not None:
+        if error.code == "UNIMPLEMENTED" and not asking:
             # An agent that knows no resuming: what counts is why that was needed.
-            raise self._first
+            raise self._first or UpstreamError("UNAVAILABLE", "TURN_LOST", LOST)
         if error.reason not in ELSEWHERE and (error.reason or error.code not in {"UNAVAILABLE", "CANCELLED"}):
             raise error
         self._first = self._first or error
@@ -71,17 +77,19 @@ class Patience:
             return pause_s
         # A turn whose log cannot be reached runs on; its deadline bounds the wait.
         limit_s = READ_PATIENCE_S if feed.readers else ALONE_PATIENCE_S
-        if error.reason != "TURN_LOG_UNAVAILABLE" and self._is_over(limit_s):
+        if error.reason != "TURN_LOG_UNAVAILABLE" and self._is_over(limit_s, feed):
             raise error
         return self._next_pause_s()
 
-    def _is_over(self, limit_s: float) -> bool:
+    def _is_over(self, limit_s: float, feed: TurnFeed) -> bool:
         now_s = self._clock()
         # A call that was up for a while has ended a row of failures, also where the turn was silent.
         if self._since_s is None or now_s - self._failed_s > APART_S:
             self._since_s = now_s
         self._failed_s = now_s
-        return now_s - self._since_s > limit_s
+        # Who has just come waits as long as everybody.
+        since_s = max(self._since_s, feed.read_since_s) if feed.readers else self._since_s
+        return now_s - since_s > limit_s
 
     def _next_pause_s(self) -> float:
         pause_s = self._pause_s

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from edge_api.conversations.schemas import Closed, Draft, OpenTurn
+from edge_api.conversations.schemas import Closed, Draft, MessageId, OpenTurn
 from edge_api.conversations.service import ConversationService
 from edge_api.errors import StorageUnavailableError
 
@@ -24,7 +24,7 @@ class Recorder:
     def __init__(self, conversations: ConversationService, *, patience_s: float = PATIENCE_S) -> None:
         self._conversations = conversations
         self._patience_s = patience_s
-        self._writing: set[asyncio.Task[Closed]] = set()
+        self._writing: dict[asyncio.Task[Closed], MessageId] = {}
 
     async def store(self, turn: OpenTurn, answer: Draft) -> Closed:
         """Store an answer as far as it came. Returns what became of it: only one of all edges has stored it.
@@ -47,6 +47,10 @@ class Recorder:
 
         await self._begun(turn, withdrawn)
 
+    def is_storing(self, message_id: MessageId) -> bool:
+        """Whether this turn is being written."""
+        return message_id in self._writing.values()
+
     async def close(self, timeout_s: float) -> None:
         """Wait for the writes that are under way."""
         if self._writing:
@@ -60,7 +64,7 @@ class Recorder:
 
     async def _begun(self, turn: OpenTurn, write: Callable[[], Awaitable[Closed]]) -> Closed:
         task = asyncio.create_task(self._written_in_time(turn, write))
-        self._writing.add(task)
+        self._writing[task] = turn.message_id
         task.add_done_callback(self._written)
         # Unlike a timeout, this leaves the task alone when the one who waits is cancelled.
         done, _ = await asyncio.wait({task}, timeout=self._patience_s)
@@ -89,7 +93,7 @@ class Recorder:
                 raise
 
     def _written(self, task: asyncio.Task[Closed]) -> None:
-        self._writing.discard(task)
+        self._writing.pop(task, None)
         if not task.cancelled():
             # Else asyncio complains about a failure that nobody waited for; it is in the log.
             task.exception()

@@ -39,7 +39,7 @@ class Replay:
             self._first = await anext(events, None)
         except UpstreamError as err:
             if err.reason in FORGOTTEN or err.code == "UNIMPLEMENTED":
-                raise TurnForgottenError(turn.session_id) from None
+                raise TurnForgottenError(turn.session_id, turn.message_id if self._draft.content else None) from None
             if turn.status != "failed":
                 raise
             # What the turn has failed with is how it ends.
@@ -60,12 +60,26 @@ class Replay:
                 return
             if self._first is None:
                 return
-            yield event_frame(self._first, self.turn)
+            yield self._frame(self._first, instance)
             try:
                 async for event in rest:
-                    yield event_frame(event, self.turn)
+                    yield self._frame(event, instance)
             except EdgeError as err:
                 yield error_frame(err, instance)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the log was opened and has nothing after that place."""
+        return self._rest is not None and self._first is None
+
+    def _frame(self, event: TurnEvent, instance: str) -> bytes:
+        failure = self._failure()
+        # An answer that nobody could store in time is no answer that can be read again.
+        return (
+            event_frame(event, self.turn)
+            if failure is None or not isinstance(event, Completed)
+            else error_frame(failure, instance)
+        )
 
     async def close(self) -> None:
         """Hang up."""

@@ -23,6 +23,7 @@ from edge_api.chat.schemas import AgentList, ChatReply, StopReply
 from edge_api.chat.stream import EventStream
 from edge_api.conversations.dependencies import Conversations
 from edge_api.conversations.schemas import EndedTurn, OpenTurn
+from edge_api.errors import UpstreamError
 from edge_api.problem import problem_responses
 
 router = APIRouter(tags=["chat"], route_class=ChatRoute)
@@ -117,12 +118,19 @@ async def stop_turn(
     hub: Hub, conversations: Conversations, principal: CurrentPrincipal, session_id: SessionInPath
 ) -> Any:
     """Aborts the model call, wherever it runs. What was written is kept; stopping what has ended is no error."""
+    abort_ms = 0.0
     turn = await conversations.find(principal, session_id, None)
+    if not isinstance(turn, EndedTurn):
+        try:
+            answer, stopped = await hub.stop(turn)
+            abort_ms = stopped.abort_ms
+        except UpstreamError as err:
+            # The agent does not know it any more: it may have ended meanwhile.
+            turn = await conversations.find(principal, session_id, turn.message_id)
+            if err.reason != "UNKNOWN_TURN" or not isinstance(turn, EndedTurn):
+                raise
     if isinstance(turn, EndedTurn):
-        answer, abort_ms = await conversations.answer_of(turn), 0.0
-    else:
-        answer, stopped = await hub.stop(turn)
-        abort_ms = stopped.abort_ms
+        answer = await conversations.answer_of(turn)
     return {
         **_ids(turn),
         "turn_id": answer.turn_id or turn.message_id,

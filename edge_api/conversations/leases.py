@@ -14,6 +14,9 @@ REMEMBERED = timedelta(hours=1)
 
 ADOPTED_AT_ONCE = 100
 
+ABOUT_TO_ASK = timedelta(seconds=15)
+"""So old is a turn that was opened and is not followed: longer than any unit of work takes."""
+
 
 class Leases:
     """This edge among the others. Every method is one short transaction.
@@ -40,6 +43,15 @@ class Leases:
         """Say that this edge is gone: others may take its turns over at once."""
         async with self._database.unit_of_work() as unit:
             await EdgeRepository(unit, now=self._clock()).release(self._edge_id)
+
+    async def left_over(self) -> list[OpenTurn]:
+        """Running turns of this edge, but for those that it may be about to ask.
+
+        What it follows among them it knows itself. The others it could not store, or does not know that it opened.
+        """
+        async with self._database.unit_of_work() as unit:
+            now = self._clock()
+            return await EdgeRepository(unit, now=now).turns_of(self._edge_id, opened_before=now - ABOUT_TO_ASK)
 
     async def adopt(self, *, everything: bool = False, limit: int = ADOPTED_AT_ONCE) -> list[OpenTurn]:
         """Take over running turns whose edge is gone, and renew the lease. Of several edges each takes others.

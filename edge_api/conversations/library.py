@@ -99,6 +99,17 @@ class SessionLibrary:
         more = message_cursor(found[limit - 1].row.place) if len(found) > limit else None
         return Page(found[:limit], more)
 
+    async def message(self, owner: Principal, message_id: MessageId) -> ReadMessage:
+        """One message, also one that is an alternative by now.
+
+        Raises:
+            MessageNotFoundError: there is no such message.
+        """
+        async with self._database.unit_of_work() as unit:
+            messages = MessageRepository(unit)
+            await self._sessions(unit).own(await messages.session_of(message_id), owner.user_id)
+            return await messages.one(message_id)
+
     async def rename(self, owner: Principal, session_id: SessionId, title: str) -> SessionInfo:
         """Give a session another title."""
         async with self._database.unit_of_work() as unit:

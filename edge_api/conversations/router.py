@@ -12,6 +12,7 @@ from edge_api.auth.dependencies import ChatRoute, CurrentPrincipal
 from edge_api.bodies import require_json
 from edge_api.conversations.bodies import (
     FeedbackBody,
+    MessageBody,
     MessageList,
     Rate,
     Rename,
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 3.0
 """What ending an answer may add to emptying or deleting its session."""
+
+STOP_PAUSE_S = 0.1
 
 router = APIRouter(tags=["sessions"], route_class=ChatRoute)
 
@@ -125,6 +128,14 @@ async def delete_session(library: Library, agent: Agent, principal: CurrentPrinc
     await _stop(agent, await library.delete(principal, session_id))
 
 
+@router.get("/api/messages/{message_id}", summary="A message", response_model=MessageBody, responses=READING)
+async def get_message(
+    library: Library, principal: CurrentPrincipal, message_id: Annotated[MessageId, Path(min_length=1, max_length=128)]
+) -> Any:
+    """One of the caller's messages or answers, also one that is an alternative by now."""
+    return message_body(await library.message(principal, message_id))
+
+
 @router.post(
     "/api/messages/{message_id}/feedback",
     summary="Rate an answer",
@@ -147,6 +158,18 @@ async def _stop(agent: AgentClient, running: OpenTurn | None) -> None:
     if running is not None:
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                await agent.stop(running.name, running.caller)
+                await _stop_when_known(agent, running)
         except (UpstreamError, TimeoutError) as err:
             log.warning("an answer could not be stopped", extra={"message_id": running.message_id, "cause": str(err)})
+
+
+async def _stop_when_known(agent: AgentClient, running: OpenTurn) -> None:
+    while True:
+        try:
+            await agent.stop(running.name, running.caller)
+            return
+        except UpstreamError as err:
+            # It may be on its way to the agent.
+            if err.reason != "UNKNOWN_TURN":
+                raise
+        await asyncio.sleep(STOP_PAUSE_S)

@@ -82,7 +82,7 @@ def changed_type(project: Path) -> str:
 
 
 def changed_number(project: Path) -> str:
-    edit(project, AGENT, r"^  uint64 sequence = 2;", "  uint64 sequence = 22;")
+    edit(project, AGENT, r"^  OnDisconnect on_disconnect = 6;", "  OnDisconnect on_disconnect = 26;")
     return "ChatResponse"
 
 

@@ -58,6 +58,11 @@ class EdgeRepository:
             turn.edge_id = edge_id
         return [open_turn(turn) for turn in found]
 
+    async def turns_of(self, edge_id: str, *, opened_before: datetime) -> list[OpenTurn]:
+        """Running turns of an edge that were opened before then."""
+        wanted = select(Turn).where(*self._running(), Turn.edge_id == edge_id, Turn.created_at < opened_before)
+        return [open_turn(turn) for turn in (await self._session.execute(wanted)).scalars().all()]
+
     async def _gone(self, *, but: str) -> list[str | None]:
         """The edges of running turns that are not alive; None: turns that are no edge's."""
         wanted = (

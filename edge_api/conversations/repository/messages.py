@@ -65,6 +65,18 @@ class MessageRepository:
             others.setdefault(message.place, []).append(ReadMessage(message, _verdict(feedback)))
         return others
 
+    async def one(self, message_id: MessageId) -> ReadMessage:
+        """A message, active or not, without what stands beside it.
+
+        Raises:
+            MessageNotFoundError: there is no such message.
+        """
+        wanted = select(Message, Feedback).outerjoin(Feedback).where(Message.id == message_id)
+        found = (await self._session.execute(wanted)).one_or_none()
+        if found is None:
+            raise MessageNotFoundError("there is no such message")
+        return ReadMessage(found[0], _verdict(found[1]))
+
     async def session_of(self, message_id: MessageId) -> SessionId:
         """The session that a message is in.
 

@@ -21,6 +21,9 @@ from edge_api.errors import TooManyTurnsError, TurnRunningError
 RETRY_AFTER_S = 2.0
 """When a user with too many running turns may try again. Seconds; about the length of a short answer."""
 
+MISTAKEN = ("TURN_LOST", "")
+"""Reasons of failures that an edge saw for itself, and not the agent that makes the answer."""
+
 OVERDUE = Failure("DEADLINE_EXCEEDED")
 """What a turn failed with that nobody has ended in time."""
 
@@ -146,8 +149,10 @@ class TurnRepository:
         newer = aliased(Turn)
         overtaken = exists().where(newer.session_id == Turn.session_id, newer.number > Turn.number)
         failure = answer.failure if answer.status == "failed" else None
-        # A turn that was given up while the database was away is still its answer's, as long as nothing came after it.
-        given_up = and_(Turn.status == "failed", ~stored, ~overtaken)
+        # A turn that was given up, or taken for lost by an edge that could not see it, is still its answer's, as long
+        # as nothing came after it.
+        unseen = ~stored if answer.status == "failed" else or_(~stored, Turn.failure_reason.in_(MISTAKEN))
+        given_up = and_(Turn.status == "failed", unseen, ~overtaken)
         ended = (
             update(Turn)
             .where(Turn.id == turn.message_id, or_(Turn.status == "running", given_up))
@@ -163,13 +168,17 @@ class TurnRepository:
             .returning(Turn.id)
         )
         if (await self._session.execute(ended)).scalar_one_or_none() is None:
-            return "already" if (await self._session.execute(select(stored))).scalar_one() else "gone"
+            same = select(exists().where(Message.id == turn.message_id, Message.status == answer.status))
+            return "already" if (await self._session.execute(same)).scalar_one() else "gone"
+        was_stored = (await self._session.execute(select(stored))).scalar_one()
+        if was_stored:
+            await self._session.execute(delete(Message).where(Message.id == turn.message_id))
         await AnswerRepository(self._session, now=self._now).add(turn, answer)
         spent = {column: getattr(Session, column) + answer.usage.get(column, 0) for column in USAGE_COLUMNS}
         await self._session.execute(
             update(Session)
             .where(Session.id == turn.session_id)
-            .values(turns=Session.turns + 1, last_active_at=_later(self._now), **spent)
+            .values(turns=Session.turns + (0 if was_stored else 1), last_active_at=_later(self._now), **spent)
         )
         return "stored"
 

@@ -54,6 +54,7 @@ def test_the_operations_have_tidy_names(described: dict[str, Any]) -> None:
         "reset_session": "/api/session/{session_id}/reset",
         "delete_session": "/api/session/{session_id}",
         "delete_session_short": "/sessions/{session_id}",
+        "get_message": "/api/messages/{message_id}",
         "rate_message": "/api/messages/{message_id}/feedback",
         "search": "/api/search",
         "list_documents": "/api/documents",

@@ -136,6 +136,8 @@ class Reader:
         self.arrived = asyncio.Event()
         self._events = events
         self._task = asyncio.create_task(self._read())
+        # Else a failure that no test asks for is told to the log of another one.
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _read(self) -> None:
         async for event in self._events:

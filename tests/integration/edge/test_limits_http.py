@@ -474,7 +474,10 @@ async def test_a_turn_beyond_the_users_own_is_429_until_one_has_ended(
 
 
 async def test_a_stream_that_was_left_makes_room(start_edge: StartEdge, agent: ScriptedAgent) -> None:
-    async with start_edge(rate_limit="1000/minute", max_user_turns=1) as edge, held(edge, agent, 1) as (streams, _):
+    async with (
+        start_edge(rate_limit="1000/minute", max_user_turns=1, disconnect_grace_s=0) as edge,
+        held(edge, agent, 1) as (streams, _),
+    ):
         check_limited(await edge.http.post("/api/chat", json={"message": "second"}), "too_many_turns")
         await streams[0].response.aclose()
 

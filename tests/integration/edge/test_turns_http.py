@@ -10,9 +10,11 @@ import grpc
 import httpx
 import pytest
 
+from edge_api.conversations.leases import ABOUT_TO_ASK
+from edge_api.errors import StorageUnavailableError
 from tests.integration.edge.conftest import Edge, StartEdge
 from tests.integration.edge.streams import Stream, streaming
-from tests.support.scripted_agent import ScriptedAgent, answer, started, status, token
+from tests.support.scripted_agent import PRICE, ScriptedAgent, answer, started, status, token
 from tests.unit.edge.sse_parser import Event, parse
 
 SSE = {"Accept": "text/event-stream"}
@@ -227,7 +229,7 @@ async def test_a_forgotten_turn_is_410_with_a_link_to_its_answer(http: httpx.Asy
     assert (response.status_code, response.json()["code"]) == (410, "sequence_expired")
     link = response.json()["answer"]
     assert response.headers["link"] == f'<{link}>; rel="alternate"'
-    (stored,) = (await http.get(link)).json()["messages"]
+    stored = (await http.get(link)).raise_for_status().json()
     assert (stored["id"], stored["content"]) == (reply["message_id"], reply["answer"])
 
 
@@ -369,6 +371,31 @@ async def test_what_is_answered_is_stopped_before_its_session_is_emptied(
     assert (found[-1].type, found[-1].json.get("status")) in {("complete", "stopped"), ("error", 409)}
     if how == "reset":
         assert await messages(http, session) == []
+
+
+async def test_stopping_what_has_failed_says_so(http: httpx.AsyncClient, agent: ScriptedAgent) -> None:
+    agent.turns.append([started(), token("half"), status(grpc.StatusCode.UNAVAILABLE, "MODEL_UNAVAILABLE")])
+    async with streaming(http) as stream:
+        session = (await stream.rest())[0].json["session_id"]
+
+    reply = await http.post(f"/api/chat/{session}/stop")
+
+    assert (reply.status_code, reply.json()["status"], reply.json()["abort_ms"]) == (200, "failed", 0)
+
+
+async def test_stopping_what_the_agent_has_lost_says_that_it_failed(
+    http: httpx.AsyncClient, agent: ScriptedAgent, gate: Gate
+) -> None:
+    agent.turns.append(slow(gate, "one ", "two"))
+    start = await hang_up_after(http, "one ")
+    await agent.stop()
+    agent.requests.clear()
+    await agent.start()
+
+    while (reply := await http.post(f"/api/chat/{start['session_id']}/stop")).status_code == 503:
+        pass
+
+    assert (reply.status_code, reply.json()["status"]) == (200, "failed")
 
 
 # Again
@@ -515,6 +542,23 @@ async def test_a_final_failure_is_told_again(http: httpx.AsyncClient, agent: Scr
     assert len(agent.calls) == 1
 
 
+async def test_a_session_has_two_names_and_a_request_one_meaning(http: httpx.AsyncClient, agent: ScriptedAgent) -> None:
+    session = (await http.post("/api/chat", json={"message": "x"})).json()["session_id"]
+    headers = {"Idempotency-Key": "names"}
+
+    replies = [
+        await http.post("/api/chat", json={"message": "y", **names}, headers=headers)
+        for names in (
+            {"session_id": session},
+            {"conversation_id": session},
+            {"session_id": session, "conversation_id": session},
+        )
+    ]
+
+    assert [reply.status_code for reply in replies] == [200] * 3
+    assert len(agent.calls) == 2
+
+
 # Restart
 
 
@@ -541,6 +585,31 @@ async def test_an_edge_that_comes_back_takes_its_turns_up_again(
     assert numbers_of(cut + found) == list(range(1, 8))
     assert text_of(cut + found) == "one two"
     assert [(each["content"], each["status"]) for each in said] == [("hello", "completed"), ("one two", "completed")]
+
+
+async def test_an_answer_that_could_not_be_stored_in_time_is_taken_up_again(
+    start_edge: StartEdge, agent: ScriptedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_api.chat.recorder.KEEP_TRYING_S", 0.2)
+    monkeypatch.setattr("edge_api.wiring.RENEW_S", 0.05)
+    async with start_edge() as edge:
+        service = edge.app.state.conversations
+        close = service.close
+
+        async def away(*_: object) -> None:
+            raise StorageUnavailableError("planted")
+
+        monkeypatch.setattr(service, "close", away)
+        async with streaming(edge.http) as stream:
+            found = await stream.rest()
+        monkeypatch.setattr(service, "close", close)
+        edge.clock.pass_s(ABOUT_TO_ASK.total_seconds() + 1)
+        session = found[0].json["session_id"]
+        await ended(edge.http, session)
+        said = (await messages(edge.http, session))[-1]
+
+    assert (found[-1].type, found[-1].json["code"]) == ("error", "storage_unavailable")
+    assert (said["content"], said["status"]) == (f"{PRICE} [1]", "completed")
 
 
 async def test_a_turn_that_the_agent_lost_meanwhile_is_a_failure_and_the_session_goes_on(

@@ -38,10 +38,12 @@ def feed(*, begun: bool = True, ours: bool = True, readers: int = 1) -> TurnFeed
     return found
 
 
-def pauses(error: UpstreamError, of: TurnFeed, *, asking: bool = False, most: int = 1_000) -> tuple[list[float], float]:
+def pauses(
+    error: UpstreamError, of: TurnFeed, *, asking: bool = False, asked: bool = True, most: int = 1_000
+) -> tuple[list[float], float]:
     """Fail again and again. Returns the pauses and how long it took to give up; all within one row of failures."""
     clock = Clock()
-    patience = Patience(clock=clock)
+    patience = Patience(asked=asked, clock=clock)
     found: list[float] = []
     try:
         while len(found) < most:
@@ -87,7 +89,7 @@ def test_a_log_that_cannot_be_reached_says_nothing_of_the_turn() -> None:
 @pytest.mark.parametrize("asking", [True, False])
 def test_what_a_turn_has_failed_with_is_final(error: UpstreamError, asking: bool) -> None:
     with pytest.raises(UpstreamError) as raised:
-        Patience().pause_s(error, feed(), asking=asking)
+        Patience(asked=True).pause_s(error, feed(), asking=asking)
 
     assert raised.value is error
 
@@ -96,20 +98,20 @@ def test_our_turn_that_the_agent_does_not_know_is_lost() -> None:
     unknown = UpstreamError("NOT_FOUND", "UNKNOWN_TURN")
 
     with pytest.raises(UpstreamError) as raised:
-        Patience().pause_s(unknown, feed(), asking=False)
+        Patience(asked=True).pause_s(unknown, feed(), asking=False)
 
     assert (raised.value.code, raised.value.reason) == ("UNAVAILABLE", "TURN_LOST")
 
 
 def test_a_turn_of_another_edge_may_be_on_its_way_to_the_agent() -> None:
-    found, took_s = pauses(UpstreamError("NOT_FOUND", "UNKNOWN_TURN"), feed(begun=False, ours=False))
+    found, took_s = pauses(UpstreamError("NOT_FOUND", "UNKNOWN_TURN"), feed(begun=False, ours=False), asked=False)
 
     assert len(found) > 3
     assert took_s < READ_PATIENCE_S + 2
 
 
 def test_an_agent_that_knows_no_resuming_ends_with_what_broke_the_call() -> None:
-    patience = Patience()
+    patience = Patience(asked=True)
     patience.pause_s(AWAY, feed(), asking=True)
 
     with pytest.raises(UpstreamError) as raised:
@@ -118,10 +120,30 @@ def test_an_agent_that_knows_no_resuming_ends_with_what_broke_the_call() -> None
     assert raised.value is AWAY
 
 
+def test_an_agent_that_knows_no_resuming_has_lost_what_was_left() -> None:
+    with pytest.raises(UpstreamError) as raised:
+        Patience(asked=True).pause_s(UpstreamError("UNIMPLEMENTED"), feed(), asking=False)
+
+    assert raised.value.reason == "TURN_LOST"
+
+
+def test_who_has_just_come_waits_as_long_as_everybody() -> None:
+    clock = Clock()
+    of, patience = feed(readers=0), Patience(asked=True, clock=clock)
+    for _ in range(8):
+        patience.pause_s(AWAY, of, asking=False)
+        clock.now_s += 1
+    of.readers, of.read_since_s = 1, clock.now_s
+
+    for _ in range(int(READ_PATIENCE_S)):
+        patience.pause_s(AWAY, of, asking=False)
+        clock.now_s += 1
+
+
 @pytest.mark.parametrize("between", ["events", "silence"])
 def test_failures_far_apart_are_not_of_one_row(between: str) -> None:
     clock = Clock()
-    patience = Patience(clock=clock)
+    patience = Patience(asked=True, clock=clock)
     for _ in range(20):
         patience.pause_s(AWAY, feed(), asking=False)
         if between == "events":

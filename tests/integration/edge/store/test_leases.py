@@ -8,11 +8,11 @@ from sqlalchemy import text, update
 
 from edge_api.agent_client.events import TurnId
 from edge_api.agent_client.signing import Caller
-from edge_api.conversations.leases import LEASE, REMEMBERED, Leases
+from edge_api.conversations.leases import ABOUT_TO_ASK, LEASE, REMEMBERED, Leases
 from edge_api.conversations.library import SessionLibrary
 from edge_api.conversations.models import Edge
 from edge_api.conversations.repository.edges import EdgeRepository
-from edge_api.conversations.schemas import NewMessage, OpenTurn
+from edge_api.conversations.schemas import Failure, NewMessage, OpenTurn
 from edge_api.conversations.service import ConversationService
 from edge_api.db import Database
 from tests.integration.edge.conftest import principal
@@ -240,6 +240,48 @@ async def test_a_paused_edge_that_goes_on_keeps_its_new_turns_and_its_old_ones_a
     assert sorted(closed) == ["already", "stored"]
     assert await contents(library, old.session_id) == ["old", "same"]
     assert (await library.info(ADA, old.session_id)).turns == 1
+
+
+async def test_an_answer_that_came_after_all_takes_the_place_of_a_mistaken_failure(
+    one: Leases, two: Leases, of_one: Service, of_two: Service, library: SessionLibrary
+) -> None:
+    """The edge that took the turn over could not find it, and the one that had opened it saw it to its end."""
+    turn = await ask(of_one)
+    lost = cut("half")
+    lost.failure = Failure("UNAVAILABLE", "TURN_LOST")
+
+    closed = [await of_two.close(turn, lost), await of_one.close(turn, drafted("whole"))]
+    late = await of_two.close(turn, lost)
+
+    # Who comes with another end than the one that is stored must not show it.
+    assert (closed, late) == (["stored", "stored"], "gone")
+    assert await contents(library, turn.session_id) == ["question", "whole"]
+    info = await library.info(ADA, turn.session_id)
+    assert (info.turns, info.usage["total_tokens"]) == (1, 27)
+
+
+async def test_a_failure_that_the_agent_told_stays(of_one: Service, library: SessionLibrary) -> None:
+    turn = await ask(of_one)
+    failed = cut("half")
+    failed.failure = Failure("UNAVAILABLE", "MODEL_UNAVAILABLE")
+    await of_one.close(turn, failed)
+
+    assert await of_one.close(turn, drafted("whole")) == "gone"
+    assert await of_one.close(turn, failed) == "already"
+    assert await contents(library, turn.session_id) == ["question", "half"]
+
+
+async def test_a_turn_that_its_own_edge_lost_sight_of_is_left_over(
+    one: Leases, two: Leases, of_one: Service, clock: StillClock
+) -> None:
+    turn = await ask(of_one)
+    assert await one.left_over() == []
+    clock.pass_s(ABOUT_TO_ASK.total_seconds() + 1)
+
+    assert [each.message_id for each in await one.left_over()] == [turn.message_id]
+    assert await two.left_over() == []
+    await of_one.close(turn, drafted())
+    assert await one.left_over() == []
 
 
 async def test_leases_that_ran_out_are_forgotten_after_an_hour(
