@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from agent_service.errors import StartupError
 from agent_service.rpc.agent_servicer import AgentServicer
+from agent_service.rpc.health_servicer import HealthServicer
 from agent_service.rpc.interceptors import CallInterceptor
 from agent_service.rpc.knowledge_servicer import KnowledgeServicer
 from agent_service.rpc.tls import ServerCertificates
@@ -63,7 +64,7 @@ class AgentServer:
         """
         self._parts = parts
         self._settings = settings
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._knowledge = KnowledgeServicer(parts.searcher, parts.store, parts.pipeline, parts.guard)
         verifier = TokenVerifier(settings.verify_key) if settings.verify_key else None
         self._certificates = (
@@ -85,7 +86,7 @@ class AgentServer:
         knowledge_service_pb2_grpc.add_KnowledgeServiceServicer_to_server(self._knowledge, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set(health_pb2.HealthCheckResponse.NOT_SERVING, "", *SERVICES)
         try:
             port = self._bind()
         except RuntimeError as err:
@@ -104,13 +105,14 @@ class AgentServer:
 
     async def ready(self) -> None:
         """Tell health checks that the service may be used."""
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(health_pb2.HealthCheckResponse.SERVING, "", *SERVICES)
 
     async def stop(self) -> None:
         """Drain and stop: turns get AGENT_DRAIN_S to end; then what is left is aborted."""
-        await self._health.enter_graceful_shutdown()
+        self._health.set(health_pb2.HealthCheckResponse.NOT_SERVING, "", *SERVICES)
         self._knowledge.drain()
         await self._parts.turns.drain(self._settings.drain_s)
+        self._health.end_watches()
         await self._server.stop(STOP_GRACE_S)
 
     def _bind(self) -> int:
@@ -120,10 +122,6 @@ class AgentServer:
             else self._server.add_secure_port(self._settings.listen, self._certificates.credentials())
         )
         return port
-
-    async def _set_health(self, status: int) -> None:
-        for service in ("", *SERVICES):
-            await self._health.set(service, status)
 
 
 def on_loopback(address: str) -> bool:

@@ -141,8 +141,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("must be redis://HOST:PORT/DB, rediss://... or unix://PATH")
+        if value is not None and not _is_redis(value.get_secret_value()):
+            raise ValueError("must be redis://HOST:PORT/DB, rediss://... or unix://PATH; escape / ? # @ in a password")
         return value
 
     @field_validator("jwks_url")
@@ -228,6 +228,15 @@ def load_settings(environ: Mapping[str, str] = os.environ, **overrides: Any) -> 
 
 def _variable(field: str) -> str:
     return f"{PREFIX}{field.upper()}"
+
+
+def _is_redis(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        # Reading a port that is none raises, and quotes it: a part of a password with an unescaped slash, for one.
+        return parts.scheme == "unix" or (parts.scheme in {"redis", "rediss"} and bool(parts.hostname or parts.port))
+    except ValueError:
+        return False
 
 
 def _problem(error: Mapping[str, Any]) -> str:

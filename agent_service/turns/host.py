@@ -183,6 +183,8 @@ class TurnHost:
         if (turn := self._turns.tagged(tag)) is not None:
             log.warning("a turn was lost: another replica took this one for gone", extra={"turn_id": turn.id})
             turn.abort(TurnStatus.FAILED)
+            # Its followers here hear that from its log; who comes later is served what the others have of it.
+            self._turns.forget(turn)
 
     # --- starting ---
 

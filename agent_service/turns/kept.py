@@ -36,15 +36,16 @@ class KeptTurns:
     def ended(self, turn: Turn, loop: asyncio.AbstractEventLoop) -> Turn | None:
         """Keep a turn that has ended for its time. Returns the one that had to make room for it, if any."""
         self.running.discard(turn)
-        turn.expiry = loop.call_later(self._keep_s, self._forget, turn)
+        turn.expiry = loop.call_later(self._keep_s, self.forget, turn)
         if len(self._turns) - len(self.running) <= KEPT_TURNS:
             return None
         oldest = next(kept for kept in self._turns.values() if kept.log.closed)
-        self._forget(oldest)
+        self.forget(oldest)
         return oldest
 
-    def _forget(self, turn: Turn) -> None:
+    def forget(self, turn: Turn) -> None:
+        """Keep a turn no longer; who follows it has its log."""
         if turn.expiry is not None:
             turn.expiry.cancel()
-        self._turns.pop(turn.key, None)
-        self._tags.pop(turn.key.tag, None)
+        if self._turns.get(turn.key) is turn:
+            del self._turns[turn.key], self._tags[turn.key.tag]

@@ -15,7 +15,7 @@ from agent_service.turns.identity import TurnKey
 from agent_service.turns.log_memory import TurnLog
 from agent_service.turns.log_redis_link import RedisLink
 from agent_service.turns.log_redis_mirror import Mirror, usage_from_text
-from agent_service.turns.log_redis_poller import SETTLED_MS, Poller
+from agent_service.turns.log_redis_poller import AWAY_S, SETTLED_MS, Poller
 from agent_service.turns.log_redis_scripts import Call, Keys
 from agent_service.turns.shared import Claim, Hosting
 from agent_service.types import EncodedEvent, StoppedTurn, TurnStatus
@@ -27,6 +27,9 @@ BEAT_S = 1.0
 
 END_POLL_S = 0.02
 """How often the end of a turn that was asked to stop is looked for."""
+
+CLAIM_PAUSE_S = 0.1
+"""Between two tries to claim a turn, while Redis may only have been slow."""
 
 LAST_WRITE_S = 2.0
 """What is not written at the end is given so long."""
@@ -86,10 +89,18 @@ class RedisTurns:
         """See `SharedTurns`."""
         keys = Keys(key.tag)
         times = (scripts.RUNNING_MS, scripts.OWNER_MS)
-        (became,) = await self._link.ask(
-            scripts.script("claim", (keys.meta, keys.owner), self.replica, fingerprint, *times, int(create))
+        call = scripts.script(
+            "claim", (keys.meta, keys.owner, keys.log), self.replica, fingerprint, *times, int(create)
         )
-        return Claim[became.decode().upper()]
+        while True:
+            try:
+                (became,) = await self._link.ask(call)
+                return Claim[became.decode().upper()]
+            except TurnLogUnavailableError:
+                # A slow moment is no outage: a turn without a claim is not there for the others.
+                if self._link.away_s >= AWAY_S:
+                    raise
+            await asyncio.sleep(CLAIM_PAUSE_S)
 
     def own(self, key: TurnKey, log: TurnLog, fingerprint: str) -> None:
         """See `SharedTurns`."""
@@ -155,7 +166,7 @@ class RedisTurns:
         if self._hosting is not None:
             with contextlib.suppress(TurnLogUnavailableError, TimeoutError):
                 async with asyncio.timeout(LAST_WRITE_S):
-                    await self._mirror.write(self._hosting)
+                    await self._mirror.write_all(self._hosting)
                     await self._link.ask(("ZREM", scripts.STORES, self.replica))
         await self._link.close()
 

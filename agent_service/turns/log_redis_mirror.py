@@ -30,9 +30,9 @@ ROUND_BYTES = 1024 * 1024
 ROUND_TURNS = 100
 """Most of one round trip, so that it ends in its time and does not hold up the event loop (about 2 ms)."""
 
-MOST_OWNED = 10_000
-"""Turns that Redis has not got yet; beyond, the oldest that have ended are not written any more. A host runs and
-keeps fewer, so this counts only while Redis is away."""
+MOST_OWNED = 6_000
+"""Turns that Redis has not got yet: as many as a host runs and keeps by default. Beyond, the oldest that have ended are
+not written any more; this counts only while Redis is away."""
 
 EPOCH = 1
 """Of who runs a turn. Who condemns it raises it, and from then on nothing of the owner is taken."""
@@ -115,6 +115,15 @@ class Mirror:
             # Writing takes at most half of the time.
             pause_s = max(TICK_S, clock() - began)
 
+    async def write_all(self, hosting: Hosting) -> None:
+        """Write until there is nothing new. One call takes only so many events of a turn.
+
+        Raises:
+            TurnLogUnavailableError: as `write`.
+        """
+        while self._dirty or self._released:
+            await self.write(hosting)
+
     async def write(self, hosting: Hosting) -> None:
         """Write all that is new.
 
@@ -131,17 +140,17 @@ class Mirror:
                 self._released = [*released, *self._released][-1000:]
                 raise
         waiting, self._dirty = self._dirty, {}
-        for turns, calls in self._rounds(list(waiting.values())):
-            try:
+        try:
+            for turns, calls in self._rounds(list(waiting.values())):
                 replies = await self._link.ask(*calls)
-            except TurnLogUnavailableError:
-                # Without those that were forgotten meanwhile.
-                self._dirty |= {tag: each for tag, each in waiting.items() if self._owned.get(tag) is each}
+                for owned, reply in zip(turns, replies, strict=True):
+                    waiting.pop(owned.keys.tag, None)
+                    self._take(owned, reply, hosting)
+        finally:
+            # Also where this was cancelled, for a last write follows then. Without those that were forgotten meanwhile.
+            if left := {tag: each for tag, each in waiting.items() if self._owned.get(tag) is each}:
+                self._dirty |= left
                 self._changed.set()
-                raise
-            for owned, reply in zip(turns, replies, strict=True):
-                waiting.pop(owned.keys.tag, None)
-                self._take(owned, reply, hosting)
 
     def _rounds(self, turns: Sequence[Owned]) -> Iterator[tuple[list[Owned], list[Call]]]:
         """What goes into each round trip. Computed when its turn comes: a log may have grown meanwhile."""

@@ -161,26 +161,20 @@ class Poller:
         due = [each for each in self._followers if each.waiting or (renews and each.member)]
         for start in range(0, len(due), ROUND_FOLLOWERS):
             together = due[start : start + ROUND_FOLLOWERS]
+            # Who begins to wait meanwhile was not read for.
+            asked = [each.waiting for each in together]
             settled_ms, *replies = await self._link.ask(
                 scripts.settled(), *(_call(each, renews=renews) for each in together)
             )
             doomed: dict[str, Call] = {}
-            for follower, raw in zip(together, replies, strict=True):
+            for follower, waiting, raw in zip(together, asked, replies, strict=True):
                 reply = _reply(raw)
                 if reply is not None and self._is_lost(reply, settled_ms):
                     doomed[follower.keys.tag] = self._condemn(follower.keys, reply)
-                self._serve(follower, reply, settled_ms)
+                if waiting is not None and follower.waiting is waiting and not waiting.done():
+                    _serve(waiting, reply, settled_ms, begun=follower.after > 0)
             if doomed:
                 await self._link.ask(*doomed.values())
-
-    def _serve(self, follower: Follower, reply: Reply | None, settled_ms: int) -> None:
-        waiting = follower.waiting
-        if waiting is None or waiting.done():
-            return
-        if reply is not None and (reply.events or not reply.is_running):
-            waiting.set_result(reply)
-        elif reply is None and settled_ms >= SETTLED_MS:
-            waiting.set_exception(SequenceExpiredError("the turn's log is no longer kept"))
 
     def _tell(self, err: AgentServiceError) -> None:
         for follower in self._followers:
@@ -239,6 +233,18 @@ class Poller:
 
     def _condemn(self, keys: Keys, reply: Reply) -> Call:
         return scripts.condemn(keys, reply.epoch, self._lost, self._keep_ms)
+
+
+def _serve(waiting: asyncio.Future[Reply], reply: Reply | None, settled_ms: int, *, begun: bool) -> None:
+    if reply is not None and (reply.events or not reply.is_running):
+        waiting.set_result(reply)
+    elif reply is None and settled_ms >= SETTLED_MS:
+        # Of one that showed nothing yet the claim was taken back: asked again, it may begin.
+        waiting.set_exception(
+            SequenceExpiredError("the turn's log is no longer kept")
+            if begun
+            else TurnLogUnavailableError("the turn did not begin", retry_after_s=0.1)
+        )
 
 
 def _call(follower: Follower, *, renews: bool) -> Call:

@@ -58,11 +58,14 @@ local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local last = newest and tonumber(string.match(newest[1], '^%d+')) or 0
 """
 
-# KEYS meta owner; ARGV replica, fingerprint, running_ms, owner_ms, create
+# KEYS meta owner log; ARGV replica, fingerprint, running_ms, owner_ms, create
+# A claim of this replica whose reply was lost is made again: it shows in an owner that has written nothing.
 _CLAIM = """
-local known = redis.call('HGET', KEYS[1], 'fingerprint')
-if known then return known == ARGV[2] and 'exists' or 'other' end
-if ARGV[5] == '0' then return 'absent' end
+local meta = redis.call('HMGET', KEYS[1], 'fingerprint', 'owner', 'epoch', 'status')
+if meta[1] and meta[1] ~= ARGV[2] then return 'other' end
+local lost = meta[2] == ARGV[1] and meta[3] == '1' and meta[4] == 'running' and redis.call('EXISTS', KEYS[3]) == 0
+if meta[1] and not lost then return 'exists' end
+if ARGV[5] == '0' then return meta[1] and 'exists' or 'absent' end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[2], 'owner', ARGV[1], 'epoch', 1, 'status', 'running')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[4])

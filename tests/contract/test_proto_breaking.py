@@ -83,7 +83,7 @@ def changed_type(project: Path) -> str:
 
 def changed_number(project: Path) -> str:
     edit(project, AGENT, r"^  OnDisconnect on_disconnect = 6;", "  OnDisconnect on_disconnect = 26;")
-    return "ChatResponse"
+    return "ChatRequest"
 
 
 def removed_value(project: Path) -> str:

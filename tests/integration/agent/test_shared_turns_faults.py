@@ -361,6 +361,58 @@ async def test_the_end_of_a_drain_is_written_before_the_connection_is_closed(own
         assert (await there.ends())[-1].completed.status == conversation_pb.TURN_STATUS_INTERRUPTED
 
 
+async def test_every_end_is_written_before_the_connection_is_closed(own_redis: RedisServer) -> None:
+    """More turns than fit into a round trip, and more events than fit into a call, ended at once."""
+    many = [fresh() for _ in range(3 * mirror.ROUND_TURNS)]
+    a, b = Replica(own_redis.url, max_turns=1_000), Replica(own_redis.url)
+    async with replicas(own_redis.url, a, b):
+        await settle(b)
+        readers = [await running(a, request) for request in many]
+        for _ in range(2 * mirror.BATCH_EVENTS):
+            a.log_of(many[0]).emit(Token("x"))
+        await a.host.drain(0)
+        await a.host.close()
+
+        ends = [(await Reader(b.watch(turn_of(request))).ends())[-1] for request in many]
+        for reader in readers:
+            await reader.leave()
+    assert {each.completed.status for each in ends} == {conversation_pb.TURN_STATUS_INTERRUPTED}
+    assert ends[0].sequence == 2 * mirror.BATCH_EVENTS + 3
+
+
+async def test_a_slow_moment_of_redis_makes_no_turn_that_the_others_do_not_know(own_redis: RedisServer) -> None:
+    request = fresh()
+    a = Replica(own_redis.url)
+    a.link._timeout_s = 0.2
+    async with replicas(own_redis.url, a, Replica(own_redis.url)) as (_, b):
+        await settle(b)
+        own_redis.pause()
+        reader = Reader(a.chat(request))
+        await until(lambda: a.link.away_s > 0)
+        own_redis.resume()
+        await reader.has(2)
+
+        there = Reader(b.watch(turn_of(request)))
+        await there.has(2)
+        await reader.leave()
+        await there.leave()
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_turn_that_was_started_twice_is_the_others_afterwards(own_redis: RedisServer) -> None:
+    request = fresh()
+    async with replicas(own_redis.url) as (a, b):
+        theirs = await running(b, request)
+        a.link._away_since_s, a.link._retry_at_s = time.monotonic() - 60, time.monotonic() + 1
+        ours = await running(a, request)
+
+        with pytest.raises(TurnLostError):
+            await ours.ends()
+        assert (await a.stop(turn_of(request))).status is TurnStatus.STOPPED
+        assert (await theirs.ends())[-1].completed.status == conversation_pb.TURN_STATUS_STOPPED
+        assert b.held.cancelled.is_set()
+
+
 async def test_a_replica_starts_without_redis_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     with caplog.at_level(logging.INFO):
