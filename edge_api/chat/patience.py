@@ -75,9 +75,10 @@ class Patience:
             if pause_s is None:
                 raise error
             return pause_s
-        # A turn whose log cannot be reached runs on; its deadline bounds the wait.
+        # A turn whose log cannot be reached runs on, and who is to store it waits; its deadline bounds that.
+        waits = error.reason == "TURN_LOG_UNAVAILABLE" and feed.ours
         limit_s = READ_PATIENCE_S if feed.readers else ALONE_PATIENCE_S
-        if error.reason != "TURN_LOG_UNAVAILABLE" and self._is_over(limit_s, feed):
+        if not waits and self._is_over(limit_s, feed):
             raise error
         return self._next_pause_s()
 

@@ -75,6 +75,12 @@ def test_a_log_that_cannot_be_reached_says_nothing_of_the_turn() -> None:
     assert len(pauses(UpstreamError("UNAVAILABLE", "TURN_LOG_UNAVAILABLE"), feed(), most=200)[0]) == 200
 
 
+def test_who_only_reads_along_is_told_that_a_log_cannot_be_reached() -> None:
+    away = UpstreamError("UNAVAILABLE", "TURN_LOG_UNAVAILABLE")
+
+    assert READ_PATIENCE_S < pauses(away, feed(ours=False), asked=False)[1] < READ_PATIENCE_S + 2
+
+
 @pytest.mark.parametrize(
     "error",
     [
