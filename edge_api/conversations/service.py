@@ -102,12 +102,15 @@ class ConversationService:
             before = await asking.asked_before(request)
             if before is not None:
                 return before
+            is_new = session is None
             if session is None:
                 session = await asking.sessions.create(owner.user_id, title_of(message.content))
                 request = replace(request, attempt=replace(request.attempt, created=True))
             else:
                 await asking.turns.require_idle(SessionId(session.id))
-            question = await asking.questions.add(SessionId(session.id), message.content, message.metadata)
+            question = await asking.questions.add(
+                SessionId(session.id), message.content, message.metadata, is_first=is_new
+            )
             return await asking.start(session, question, request)
 
     async def again(self, owner: Principal, request: Again, *, caller: Caller, key: RequestKey | None = None) -> Asked:

@@ -2,8 +2,9 @@
 
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from edge_api.conversations.models import Message
 from edge_api.conversations.repository.questions import next_position
@@ -19,19 +20,22 @@ class AnswerRepository:
 
     async def add(self, turn: OpenTurn, answer: Draft) -> None:
         """Store an answer. The one before steps back, unless this one says nothing. The session must be locked."""
-        asked_at = select(Message.place).where(Message.id == turn.question_id)
-        place = (await self._session.execute(asked_at)).scalar_one() + 1
-        there = (Message.session_id == turn.session_id, Message.place == place, Message.active)
-        shown = select(Message.status, func.length(Message.content)).where(*there)
-        before = (await self._session.execute(shown)).one_or_none()
-        active = before is None or _says(answer.status, len(answer.content)) or not _says(*before)
-        if active:
-            await self._session.execute(update(Message).where(*there).values(active=False))
+        shown = aliased(Message)
+        beside = and_(shown.session_id == Message.session_id, shown.place == Message.place + 1, shown.active)
+        asked = (
+            select(Message.place, shown.id, shown.status, func.length(shown.content))
+            .outerjoin(shown, beside)
+            .where(Message.id == turn.question_id)
+        )
+        place, shown_id, *before = (await self._session.execute(asked)).one()
+        active = shown_id is None or _says(answer.status, len(answer.content)) or not _says(*before)
+        if active and shown_id is not None:
+            await self._session.execute(update(Message).where(Message.id == shown_id).values(active=False))
         said = Message(
             id=turn.message_id,
             session_id=turn.session_id,
-            position=await next_position(self._session, turn.session_id),
-            place=place,
+            position=next_position(turn.session_id),
+            place=place + 1,
             active=active,
             role="assistant",
             content=answer.content,

@@ -29,9 +29,11 @@ class QuestionRepository:
         )
         return (await self._session.execute(wanted)).scalar_one_or_none()
 
-    async def add(self, session_id: SessionId, content: str, details: Mapping[str, Any]) -> Message:
-        """Store a question after all others."""
-        last = await self.last(session_id)
+    async def add(
+        self, session_id: SessionId, content: str, details: Mapping[str, Any], *, is_first: bool = False
+    ) -> Message:
+        """Store a question after all others. `is_first`: the session was made for it."""
+        last = None if is_first else await self.last(session_id)
         # Between two questions there is a place for an answer.
         return await self._store(session_id, 1 if last is None else last.place + 2, content, details)
 
@@ -76,7 +78,7 @@ class QuestionRepository:
         question = Message(
             id=str(uuid.uuid4()),
             session_id=session_id,
-            position=await next_position(self._session, session_id),
+            position=next_position(session_id),
             place=place,
             role="user",
             content=content,
@@ -89,7 +91,7 @@ class QuestionRepository:
         return question
 
 
-async def next_position(session: AsyncSession, session_id: SessionId) -> int:
-    """Of a message that is stored now."""
-    newest = select(func.coalesce(func.max(Message.position), 0)).where(Message.session_id == session_id)
-    return int((await session.execute(newest)).scalar_one()) + 1
+def next_position(session_id: SessionId) -> Any:
+    """Of a message that is stored now: found by the database as it stores it. The session must be locked."""
+    newest = select(func.coalesce(func.max(Message.position), 0) + 1).where(Message.session_id == session_id)
+    return newest.scalar_subquery()

@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, and_, case, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, false, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -72,9 +72,11 @@ class TurnRepository:
         Raises:
             TurnRunningError: its last message is still being answered.
         """
-        await self.give_up(session_id=session_id)
-        if (running := await self.running(session_id)) is not None:
-            raise TurnRunningError(running.name)
+        found = await self._read(select(Turn).where(Turn.session_id == session_id, Turn.status == "running"))
+        if isinstance(found, OpenTurn):
+            raise TurnRunningError(found.name)
+        if found is not None:
+            await self.give_up(session_id=session_id)
 
     async def running(self, session_id: SessionId) -> OpenTurn | None:
         """The turn of a session that is being answered."""
@@ -99,12 +101,12 @@ class TurnRepository:
     async def open(self, session: Session, question: Message, attempt: Attempt) -> OpenTurn:
         """Begin to answer a stored question: the last one of a session that is locked and idle."""
         caller = attempt.caller
-        newest = select(func.coalesce(func.max(Turn.number), 0)).where(Turn.session_id == session.id)
+        newest = select(func.coalesce(func.max(Turn.number), 0) + 1).where(Turn.session_id == session.id)
         turn = Turn(
             id=str(uuid.uuid4()),
             session_id=session.id,
             user_id=session.user_id,
-            number=(await self._session.execute(newest)).scalar_one() + 1,
+            number=newest.scalar_subquery(),
             question_id=question.id,
             replaced_id=attempt.replaced_id,
             created=attempt.created,
@@ -145,17 +147,37 @@ class TurnRepository:
     async def close(self, turn: OpenTurn, answer: Draft) -> Closed:
         """Store the answer as far as it came, once."""
         await self._lock(turn.session_id)
-        stored = exists().where(Message.id == turn.message_id)
-        newer = aliased(Turn)
-        overtaken = exists().where(newer.session_id == Turn.session_id, newer.number > Turn.number)
+        was_stored = False
+        if not await self._end(turn, answer, Turn.status == "running"):
+            stored = (
+                await self._session.execute(select(Message.status).where(Message.id == turn.message_id))
+            ).one_or_none()
+            was_stored = stored is not None
+            newer = aliased(Turn)
+            overtaken = exists().where(newer.session_id == Turn.session_id, newer.number > Turn.number)
+            # A turn that was given up, or taken for lost by an edge that could not see it, is still its answer's, as
+            # long as nothing came after it.
+            mistaken: ColumnElement[bool] = true() if stored is None else Turn.failure_reason.in_(MISTAKEN)
+            if stored is not None and answer.status == "failed":
+                mistaken = false()
+            if not await self._end(turn, answer, and_(Turn.status == "failed", mistaken, ~overtaken)):
+                return "already" if stored is not None and stored.status == answer.status else "gone"
+        if was_stored:
+            await self._session.execute(delete(Message).where(Message.id == turn.message_id))
+        await AnswerRepository(self._session, now=self._now).add(turn, answer)
+        spent = {column: getattr(Session, column) + answer.usage.get(column, 0) for column in USAGE_COLUMNS}
+        await self._session.execute(
+            update(Session)
+            .where(Session.id == turn.session_id)
+            .values(turns=Session.turns + (0 if was_stored else 1), last_active_at=_later(self._now), **spent)
+        )
+        return "stored"
+
+    async def _end(self, turn: OpenTurn, answer: Draft, condition: ColumnElement[bool]) -> bool:
         failure = answer.failure if answer.status == "failed" else None
-        # A turn that was given up, or taken for lost by an edge that could not see it, is still its answer's, as long
-        # as nothing came after it.
-        unseen = ~stored if answer.status == "failed" else or_(~stored, Turn.failure_reason.in_(MISTAKEN))
-        given_up = and_(Turn.status == "failed", unseen, ~overtaken)
         ended = (
             update(Turn)
-            .where(Turn.id == turn.message_id, or_(Turn.status == "running", given_up))
+            .where(Turn.id == turn.message_id, condition)
             .values(
                 status=answer.status,
                 state=answer.state,
@@ -167,20 +189,7 @@ class TurnRepository:
             )
             .returning(Turn.id)
         )
-        if (await self._session.execute(ended)).scalar_one_or_none() is None:
-            same = select(exists().where(Message.id == turn.message_id, Message.status == answer.status))
-            return "already" if (await self._session.execute(same)).scalar_one() else "gone"
-        was_stored = (await self._session.execute(select(stored))).scalar_one()
-        if was_stored:
-            await self._session.execute(delete(Message).where(Message.id == turn.message_id))
-        await AnswerRepository(self._session, now=self._now).add(turn, answer)
-        spent = {column: getattr(Session, column) + answer.usage.get(column, 0) for column in USAGE_COLUMNS}
-        await self._session.execute(
-            update(Session)
-            .where(Session.id == turn.session_id)
-            .values(turns=Session.turns + (0 if was_stored else 1), last_active_at=_later(self._now), **spent)
-        )
-        return "stored"
+        return (await self._session.execute(ended)).scalar_one_or_none() is not None
 
     async def withdraw(self, turn: OpenTurn) -> None:
         """Forget a turn that never began, with its message, and its session where it began with it.
@@ -232,6 +241,9 @@ class TurnRepository:
 
     async def _lock(self, session_id: SessionId) -> None:
         """Always the session before its turns: two that lock in different orders wait for each other for ever."""
+        # SQLite has one writer, who waits for nobody.
+        if self._session.get_bind().dialect.name == "sqlite":
+            return
         await self._session.execute(select(Session.id).where(Session.id == session_id).with_for_update())
 
 
