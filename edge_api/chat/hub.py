@@ -117,18 +117,22 @@ class TurnHub:
 
     async def _run(self, feed: TurnFeed, question: Question | None) -> None:
         try:
-            failure = await self._to_its_end(feed, question)
+            feed.end(await self._to_its_end(feed, question))
         except asyncio.CancelledError:
             feed.cut_off()
             raise
-        else:
-            feed.end(failure)
+        except Exception as err:  # noqa: BLE001 - the recorder has logged it
+            feed.end(err)
         finally:
             # A newcomer reads the end from the agent's log, or from the database.
             self._feeds.pop(feed.turn.message_id, None)
 
     async def _to_its_end(self, feed: TurnFeed, question: Question | None) -> Exception | None:
-        """Follow a turn and store it. Returns what its readers are told in place of an end."""
+        """Follow a turn and store it. Returns what its readers are told in place of an end.
+
+        Raises:
+            Exception: it could not be stored.
+        """
         try:
             completed = await self._follow(feed, question)
         except Exception as err:
@@ -137,12 +141,9 @@ class TurnHub:
             if feed.ours:
                 await self._store_failure(feed, err, asked=question is not None)
             return err
-        try:
-            # Only when it is stored its last event is shown.
-            if await self._recorder.store(feed.turn, feed.draft) == "gone":
-                return SessionForgottenError("the session was emptied or deleted while this was answered")
-        except Exception as err:  # noqa: BLE001 - the recorder has logged it
-            return err
+        # Only when it is stored its last event is shown.
+        if await self._recorder.store(feed.turn, feed.draft) == "gone":
+            return SessionForgottenError("the session was emptied or deleted while this was answered")
         feed.append(completed)
         return None
 

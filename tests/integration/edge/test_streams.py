@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from answerdesk.v1 import agent_service_pb2 as pb
@@ -13,7 +14,7 @@ from edge_api.app import begin_shutdown
 from edge_api.chat.stream import Pace
 from tests.integration.edge.conftest import Edge, StartEdge
 from tests.integration.edge.streams import streaming
-from tests.support.scripted_agent import ScriptedAgent, answer, events, started, token
+from tests.support.scripted_agent import ScriptedAgent, answer, events, started, status, token
 
 SECRET = "disk on fire: /srv/secret"
 
@@ -240,9 +241,13 @@ async def test_an_answer_may_end_within_the_grace_period(start_edge: StartEdge, 
         await edge.served
 
 
+@pytest.mark.parametrize("answered", [True, False])
 async def test_a_stream_that_fails_in_the_edge_itself_still_ends_with_an_error(
-    edge: Edge, agent: ScriptedAgent, log_lines: Callable[[], list[dict[str, Any]]]
+    edge: Edge, agent: ScriptedAgent, log_lines: Callable[[], list[dict[str, Any]]], answered: bool
 ) -> None:
+    if not answered:
+        agent.turns.append([started(), token("half"), status(grpc.StatusCode.INTERNAL, "MODEL_FAILED")])
+
     # What breaks at the end of the turn, as a database may.
     async def broken(*_: object) -> None:
         raise OSError(SECRET)
