@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from sqlite3 import OperationalError as SqliteOperationalError
 from typing import Any, TypeAlias
 
 from sqlalchemy import DateTime, Dialect, MetaData, Text, event
@@ -28,6 +29,10 @@ LINE_TIMEOUT_S = 30.0
 
 TAKE_BACK_S = 0.5
 """What a server gets to end a statement whose time is up, before its connection is closed."""
+
+WAL_TRIES = 40
+WAL_PAUSE_S = 0.05
+"""While others make the same new file. Two seconds in all."""
 
 CONNECT_TIMEOUT_S = 5
 OTHER_SCHEMA = {"42P01", "42703"}
@@ -236,13 +241,28 @@ def _set_up_sqlite(connection: Any) -> None:
     cursor = connection.cursor()
     for pragma in ("busy_timeout=10000", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
-    # Kept in the file. Asked first: changing it takes the file for oneself, and is refused while others write.
-    cursor.execute("PRAGMA journal_mode")
-    if cursor.fetchone()[0] != "wal":
-        cursor.execute("PRAGMA journal_mode=WAL")
+    for tries_left in reversed(range(WAL_TRIES)):
+        if _is_wal(cursor, last=not tries_left):
+            break
+        connection.run_async(lambda _: asyncio.sleep(WAL_PAUSE_S))
     cursor.close()
     # SQLite's own knows ASCII only; people search for names.
     connection.create_function("lower", 1, _lower, deterministic=True)
+
+
+def _is_wal(cursor: Any, *, last: bool) -> bool:
+    """See that the file is in WAL mode, which it keeps. False: another process writes; on the `last` try an error."""
+    # Asked first: changing it takes the file for oneself, and is refused at once while others write.
+    cursor.execute("PRAGMA journal_mode")
+    if cursor.fetchone()[0] == "wal":
+        return True
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+    except SqliteOperationalError:
+        if last:
+            raise
+        return False
+    return True
 
 
 def _lower(text: str | None) -> str | None:
