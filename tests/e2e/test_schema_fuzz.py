@@ -58,7 +58,9 @@ def schemathesis(folder: Path, http: httpx.Client, schema: str, *options: str) -
     """Run it. Returns its report, and what it printed."""
     report = folder / "report.json"
     command = [
-        *(sys.executable, "-m", "schemathesis.cli", "run", schema, "--no-color", "--workers", "2"),
+        # One worker: in threads its reading of its own lambdas fails now and then ("AST constructor recursion depth
+        # mismatch", CPython 3.11), and the operation goes untested.
+        *(sys.executable, "-m", "schemathesis.cli", "run", schema, "--no-color", "--workers", "1"),
         *("--continue-on-failure", "--no-shrink", "--request-timeout", "30", "--generation-database", "none"),
         *("--header", f"Authorization: {http.headers['Authorization']}"),
         *("--report", "json", "--report-json-path", str(report)),
