@@ -125,7 +125,7 @@ async def test_an_agent_that_dies_mid_answer_leaves_a_retryable_error_and_a_sess
 
     async def die(_context: object) -> None:
         while agent.calls[-1].sent < 2:
-            await asyncio.sleep(0)
+            await http.get("/livez")
         dying.append(asyncio.create_task(agent.stop()))
         await asyncio.Event().wait()
 
