@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -85,6 +86,14 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
 
 
+async def settled(cluster: Cluster, token: str) -> None:
+    """Wait until a Redis that a test before has restarted is believed again: until then agents say UNAVAILABLE."""
+    async with asyncio.timeout(WAIT_S):
+        for target in cluster.targets:
+            while (await watched(target, str(uuid.uuid4()), token))[0] is grpc.StatusCode.UNAVAILABLE:
+                await asyncio.sleep(0.1)
+
+
 async def test_another_subjects_turn_is_not_found_over_grpc(cluster: Cluster) -> None:
     script = Script.of(40, 50)
     ada, bob = (internal_token(cluster.signing_key, subject=name) for name in ("ada", "bob"))
@@ -92,6 +101,7 @@ async def test_another_subjects_turn_is_not_found_over_grpc(cluster: Cluster) ->
     turn_id = ""
     refused: list[grpc.StatusCode] = []
     events = 0
+    await settled(cluster, bob)
     async with stub(cluster.targets[0]) as agent:
         request = pb.ChatRequest(message=script.question, agent="billing")
         async for event in agent.Chat(request, timeout=WAIT_S, metadata=bearer(ada)):
@@ -113,6 +123,7 @@ async def test_another_subjects_turn_is_not_found_over_grpc(cluster: Cluster) ->
 async def test_a_turn_of_the_edge_is_not_found_by_other_subjects(cluster: Cluster) -> None:
     script = Script.of(40, 50)
     bob = internal_token(cluster.signing_key, subject="bob")
+    await settled(cluster, bob)
     async with cluster.person() as http:
         reader = NumberedReader(http, script.question)
         await reader.ask(cluster.urls[0], words(1))
