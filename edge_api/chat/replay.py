@@ -42,8 +42,8 @@ class Replay:
                 raise TurnForgottenError(turn.session_id, turn.message_id if self._draft.content else None) from None
             if turn.status != "failed":
                 raise
-            # What the turn has failed with is how it ends.
-            self._first = err
+            # How it ended is known, also where the agent cannot be reached now.
+            self._first = self._failure() or err
         self._rest = events
 
     async def frames(self, *, instance: str) -> AsyncGenerator[bytes, None]:
@@ -65,7 +65,7 @@ class Replay:
                 async for event in rest:
                     yield self._frame(event, instance)
             except EdgeError as err:
-                yield error_frame(err, instance)
+                yield error_frame(self._failure() or err, instance)
 
     @property
     def is_empty(self) -> bool:

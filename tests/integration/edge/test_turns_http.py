@@ -278,6 +278,19 @@ async def test_a_failed_turn_shows_its_failure_again(http: httpx.AsyncClient, ag
     assert (said["content"], said["status"]) == ("half", "failed")
 
 
+async def test_how_a_turn_failed_is_known_while_the_agent_is_away(
+    http: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    agent.turns.append([started(), token("half"), status(grpc.StatusCode.INTERNAL, "MODEL_FAILED")])
+    async with streaming(http) as stream:
+        session = (await stream.rest())[0].json["session_id"]
+    await agent.stop()
+
+    found = parse((await resumed(http, session)).text)
+
+    assert [(event.type, event.json["code"]) for event in found] == [("error", "model_failed")]
+
+
 async def test_a_call_that_breaks_is_no_end(http: httpx.AsyncClient, agent: ScriptedAgent, gate: Gate) -> None:
     agent.turns.append(slow(gate, "one ", "two"))
     # As a proxy between the two does; the turn itself goes on.
