@@ -84,7 +84,8 @@ class AgentClient:
             turns: for new turns: to agents that take some. Default: `channel`.
         """
         self._agent = pb_grpc.AgentServiceStub(channel)
-        self._turns = self._agent if turns is None else pb_grpc.AgentServiceStub(turns)
+        self._turn_channel = channel if turns is None else turns
+        self._turns = pb_grpc.AgentServiceStub(self._turn_channel)
         self._knowledge = pb_knowledge_grpc.KnowledgeServiceStub(channel)
         # One request, though the method takes many: where an agent refuses a call before it has read a request,
         # grpc's writer of requests fails, too, and its INTERNAL may take the place of the status that was sent.
@@ -110,7 +111,11 @@ class AgentClient:
             UnvouchedCallerError: this edge cannot vouch for the caller.
         """
         request = convert.question_to_proto(question, grace_s=self._grace_s)
-        return EventCall(self._turns.Chat(request, timeout=timeout_s, metadata=self._metadata(caller)))
+        # Each channel waits its own time between attempts to connect: where this one waits yet, or knows of drained
+        # agents alone, the other may have an agent by now; one that takes no turns says why.
+        away = self._turn_channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        stub = self._agent if away else self._turns
+        return EventCall(stub.Chat(request, timeout=timeout_s, metadata=self._metadata(caller)))
 
     def watch(
         self, turn_id: TurnId, caller: Caller, *, after: int = 0, observer: bool = False, timeout_s: float

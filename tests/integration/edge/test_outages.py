@@ -1,12 +1,17 @@
 """The agent service goes away and comes back, beside an edge that stays."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
+from edge_api.agent_client.client import AgentClient
+from edge_api.agent_client.events import Completed, Question
+from edge_api.agent_client.signing import DEFAULT_TENANT, Caller
 from tests.integration.edge.conftest import running_edge
 from tests.integration.edge.streams import events_of
 from tests.support.scripted_agent import (
@@ -16,6 +21,7 @@ from tests.support.scripted_agent import (
     events,
     scripted_agent,
     started,
+    status,
     token,
 )
 
@@ -104,18 +110,34 @@ async def test_an_agent_that_drains_gets_no_new_turns_and_serves_the_running_one
     assert len(agent.calls) == taken
 
 
-async def test_no_agent_that_takes_turns_is_503_at_once(http: httpx.AsyncClient, agent: ScriptedAgent) -> None:
-    assert (await http.post("/api/chat", json={"message": "hello"})).status_code == 200
+async def test_where_no_agent_takes_turns_it_is_503_at_once_with_the_agents_own_reason(
+    http: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
     await agent.serving(AGENT_SERVICE, value=False)
-    while (response := await http.post("/api/chat", json={"message": "hello"})).status_code == 200:
-        pass
-    calls = len(agent.calls)
+    agent.turns.extend([[status(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry_s=3)]] * 20)
 
-    again = await http.post("/api/chat", json={"message": "hello"})
+    replies = [await http.post("/api/chat", json={"message": "hello"}) for _ in range(20)]
 
-    assert {(each.status_code, each.json()["code"]) for each in (response, again)} == {(503, "agent_unavailable")}
-    assert len(agent.calls) == calls
+    assert {reply.status_code for reply in replies} == {503}
+    assert replies[-1].json()["code"] == "draining"
     assert (await http.get("/api/agents")).status_code == 200
+
+
+async def test_a_question_goes_over_the_channel_that_has_an_agent(agent: ScriptedAgent) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        async with (
+            grpc.aio.insecure_channel(agent.target) as channel,
+            grpc.aio.insecure_channel(f"127.0.0.1:{nobody.getsockname()[1]}") as turns,
+        ):
+            client = AgentClient(channel, signer=None, grace_s=30, turns=turns)
+            while (state := turns.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                await turns.wait_for_state_change(state)
+
+            call = client.ask(Question(request_id="r", message="hello"), Caller("ada", DEFAULT_TENANT), timeout_s=5)
+            seen = [event async for event in call.events()]
+
+    assert isinstance(seen[-1], Completed)
 
 
 async def test_an_agent_that_dies_mid_answer_leaves_a_retryable_error_and_a_session_that_goes_on(
