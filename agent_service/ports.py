@@ -170,8 +170,17 @@ class SentenceSelector(Protocol):
 class CitationChecker(Protocol):
     """Turns the markers of an answer into citations whose quotes stand in the stored documents."""
 
-    async def check(self, answer: str, sources: Sequence[Source], caller: Caller) -> CheckedCitations:
-        """A citation for every marker whose source exists and holds words that support the statement before it."""
+    async def check(
+        self, answer: str, sources: Sequence[Source], caller: Caller, results: Sequence[str] = ()
+    ) -> CheckedCitations:
+        """A citation for every marker whose source exists and holds words that support the statement before it.
+
+        Args:
+            answer: the text, with its markers.
+            sources: what was offered.
+            caller: who must be able to read what is cited.
+            results: texts that tools have returned, on which an answer may rest without a marker.
+        """
         ...
 
 
@@ -198,6 +207,11 @@ class Briefing(Protocol):
         """Most tokens that the caller allows this model call; None: the agent's own limit holds."""
         ...
 
+    @property
+    def deadline(self) -> float:
+        """When the turn's time is up, of `time.monotonic()`; infinity: never."""
+        ...
+
 
 class TokenSink(Protocol):
     """Takes the text of an answer as the model writes it."""
@@ -208,6 +222,29 @@ class TokenSink(Protocol):
 
     def ended(self, outcome: Outcome) -> None:
         """The model says that its text is not an ordinary answer: it is TRUNCATED, or REFUSED."""
+        ...
+
+    def asked(self, model: str, *, retries: int) -> None:
+        """Say who answered the model call that ends.
+
+        Args:
+            model: its name; not the one that was wanted where a fallback stood in.
+            retries: requests that failed before, at this model and at others.
+        """
+        ...
+
+
+class Vitals(Protocol):
+    """Takes note of how things are that the service can do without for a while."""
+
+    def tell(self, part: str, member: str, *, ok: bool) -> None:
+        """Note how a member of a part is.
+
+        Args:
+            part: "model" or "tools"; it is well while all its members are.
+            member: a model's or an MCP server's name.
+            ok: whether it works.
+        """
         ...
 
 

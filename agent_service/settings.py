@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     model_provider: Literal["offline", "openai"] | None = None
     openai_api: Literal["responses", "chat_completions"] = "responses"
     model: str = "gpt-5-mini"
+    fallback_models: str = ""
+    fallback_base_url: str | None = None
+    fallback_api_key: SecretStr | None = None
     model_timeout_s: float = Field(default=60.0, gt=0, le=600)
     offline_delay_s: float = Field(default=0.02, ge=0, le=5)
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents import Agent, ModelSettings
+from openai.types.shared import Reasoning
 
 from agent_service.team.desk import TurnDesk
 from agent_service.team.spec import Roster
@@ -26,7 +27,12 @@ def build_team(roster: Roster) -> Team:
             handoff_description=spec.description,
             instructions=roster.prompts[spec.name],
             # Without include_usage a server other than OpenAI's reports no usage on a stream.
-            model_settings=ModelSettings(max_tokens=spec.max_output_tokens, include_usage=True),
+            model_settings=ModelSettings(
+                max_tokens=spec.max_output_tokens,
+                temperature=spec.temperature,
+                reasoning=Reasoning(effort=spec.reasoning_effort) if spec.reasoning_effort else None,
+                include_usage=True,
+            ),
             model=spec.model,
         )
         for spec in roster.agents

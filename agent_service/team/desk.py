@@ -1,24 +1,31 @@
 """The table at which one turn is worked on: what was asked, who holds it, what they read, what was written."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agent_service.ports import EventSink
+from agent_service.team.screen import AnswerScreen
 from agent_service.types import (
     AgentName,
     AgentSelected,
     Context,
     Outcome,
     Question,
+    ScoredPassage,
     Source,
     Sources,
     Stage,
     Strategy,
     Token,
+    Tool,
+    ToolPhase,
     TurnRequest,
     Usage,
 )
+
+MOST_SOURCES = 50
+"""Most sources of a turn: the contract's bound."""
 
 CHARACTERS_PER_TOKEN = 4
 """A usual estimate, for what nobody counts: a model's window, and calls that were cut off."""
@@ -40,8 +47,18 @@ class TurnDesk:
     with the first piece of text.
     """
 
-    def __init__(self, request: TurnRequest, events: EventSink, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        request: TurnRequest,
+        events: EventSink,
+        clock: Callable[[], float] = time.perf_counter,
+        allows: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """`allows`: whether an answer may lead to a URL that is no source's own."""
         self.request = request
+        self.model = ""
+        self.retries = 0
+        self.results: list[str] = []
         self.agents: list[AgentName] = []
         self.context: Context | None = None
         self.stages: list[Stage] = []
@@ -52,6 +69,9 @@ class TurnDesk:
         self._question = Question(request.message, request.previous_user_message, request.caller)
         self._events = events
         self._text: list[str] = []
+        self._found: list[Source] = []
+        self._allows = allows
+        self._screen = AnswerScreen(self._is_source, self._may_lead_to)
         self._announced: AgentName | None = None
 
     @property
@@ -66,13 +86,28 @@ class TurnDesk:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """See `Briefing`."""
-        return self.context.sources if self.context else ()
+        """See `Briefing`. With what tools have found since the context was gathered."""
+        return (*(self.context.sources if self.context else ()), *self._found)
 
     @property
     def max_output_tokens(self) -> int | None:
         """See `Briefing`. The caller limits the answer, not the way to who gives it."""
         return self.request.max_output_tokens if self.context else None
+
+    @property
+    def deadline(self) -> float:
+        """See `Briefing`."""
+        return self.request.deadline
+
+    @property
+    def dropped_markers(self) -> int:
+        """Markers taken out of the answer because they name no source."""
+        return self._screen.dropped_markers
+
+    @property
+    def removed_links(self) -> int:
+        """Links and images taken out of the answer."""
+        return self._screen.removed_links
 
     @property
     def strategy(self) -> Strategy | None:
@@ -89,12 +124,67 @@ class TurnDesk:
         self.agents.append(agent)
         self.context = context
         self.special_outcome = None
+        self._found = []
 
     def write(self, text: str) -> None:
-        """See `TokenSink`."""
+        """See `TokenSink`. What may not be shown is taken out; what cannot be judged yet waits for the next piece."""
         self.announce()
-        self._text.append(text)
-        self._events.emit(Token(text))
+        self._show(self._screen.feed(text))
+
+    def flush(self) -> None:
+        """No more text comes: show what has waited."""
+        if rest := self._screen.end():
+            self._show(rest)
+
+    def _show(self, text: str) -> None:
+        if text:
+            self._text.append(text)
+            self._events.emit(Token(text))
+
+    def asked(self, model: str, *, retries: int) -> None:
+        """See `TokenSink`."""
+        self.model = model
+        self.retries += retries
+
+    def tool(self, name: str, call_id: str, phase: ToolPhase) -> None:
+        """A tool call begins or ends."""
+        self.announce()
+        self._events.emit(Tool(name, call_id, phase))
+
+    def returned(self, text: str) -> None:
+        """Keep what a tool returned: an answer may rest on it."""
+        self.results.append(text)
+
+    def found(self, hits: Iterable[ScoredPassage]) -> tuple[Source, ...]:
+        """Number the passages that a tool has found; those on the table keep their numbers.
+
+        Emits all sources anew where some were added. At most MOST_SOURCES are on the table; what is beyond is left out.
+
+        Returns:
+            The hits as sources, in their order.
+        """
+        by_id = {source.passage.id: source for source in self.sources}
+        marker = max((source.marker for source in self.sources), default=0)
+        offered: list[Source] = []
+        added = False
+        for hit in hits:
+            source = by_id.get(hit.passage.id)
+            if source is None and len(by_id) < MOST_SOURCES:
+                marker += 1
+                source = by_id[hit.passage.id] = Source(marker, hit.passage, hit.score)
+                self._found.append(source)
+                added = True
+            if source is not None:
+                offered.append(source)
+        if added and self._announced == self.agent:
+            self._events.emit(Sources(self.sources))
+        return tuple(offered)
+
+    def _is_source(self, marker: int) -> bool:
+        return any(source.marker == marker for source in self.sources)
+
+    def _may_lead_to(self, url: str) -> bool:
+        return self._allows(url) or any(source.passage.uri == url for source in self.sources)
 
     def ended(self, outcome: Outcome) -> None:
         """See `TokenSink`."""

@@ -2,16 +2,18 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from agent_service.errors import StartupError
+from agent_service.team.tool_spec import GuardrailSpec, McpServerSpec, Name, ToolSpec
 from agent_service.types import AgentInfo, AgentName, CollectionName, Strategy
 
 DEFAULT_ROSTER = Path(__file__).parent / "roster.toml"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
+Host = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*$")]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class AgentSpec(BaseModel):
@@ -29,6 +31,10 @@ class AgentSpec(BaseModel):
     max_output_tokens: int = Field(default=2_048, ge=16, le=32_768)
     hands_off_to: tuple[Name, ...] = ()
     model: str | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    reasoning_effort: Effort | None = None
+    tools: tuple[Name, ...] = ()
+    guardrails: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
     def _documents_need_a_strategy(self) -> Self:
@@ -36,6 +42,10 @@ class AgentSpec(BaseModel):
             raise ValueError(f"agent {self.name!r}: collections and strategy go together")
         if self.name in self.hands_off_to:
             raise ValueError(f"agent {self.name!r}: hands off to itself")
+        for field in ("tools", "guardrails"):
+            names = getattr(self, field)
+            if len(set(names)) != len(names):
+                raise ValueError(f"agent {self.name!r}: {field} are named twice")
         return self
 
     @property
@@ -50,12 +60,23 @@ class AgentSpec(BaseModel):
 
 
 class Roster(BaseModel):
-    """The team. `prompts` holds the text of each agent's instructions, by agent."""
+    """The team.
+
+    Attributes:
+        link_hosts: hosts that answers may link to, with their subdomains, beside the documents' own addresses.
+        guardrails: checks by name; those in `team_guardrails` hold for every agent.
+        prompts: the text of each agent's instructions, by agent.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     entry: Name
     agents: tuple[AgentSpec, ...] = Field(min_length=1, max_length=64)
+    tools: tuple[ToolSpec, ...] = Field(default=(), max_length=128)
+    mcp_servers: tuple[McpServerSpec, ...] = Field(default=(), max_length=32)
+    guardrails: tuple[GuardrailSpec, ...] = Field(default=(), max_length=64)
+    team_guardrails: tuple[Name, ...] = ()
+    link_hosts: tuple[Host, ...] = ()
     prompts: dict[str, str] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="after")
@@ -67,6 +88,42 @@ class Roster(BaseModel):
         if missing := sorted(wanted - set(names)):
             raise ValueError(f"the roster names agents that it does not define: {missing}")
         return self
+
+    @model_validator(mode="after")
+    def _tools_resolve(self) -> Self:
+        for what, defined, named in (
+            ("tools", [tool.name for tool in self.tools], {name for agent in self.agents for name in agent.tools}),
+            (
+                "mcp_servers",
+                [server.name for server in self.mcp_servers],
+                {tool.mcp_server for tool in self.tools if tool.mcp_server},
+            ),
+            (
+                "guardrails",
+                [guardrail.name for guardrail in self.guardrails],
+                {*self.team_guardrails, *(name for agent in self.agents for name in agent.guardrails)},
+            ),
+        ):
+            if twice := sorted({name for name in defined if defined.count(name) > 1}):
+                raise ValueError(f"{what} defined twice: {twice}")
+            if missing := sorted(named - set(defined)):
+                raise ValueError(f"the roster names {what} that it does not define: {missing}")
+        search = {tool.name for tool in self.tools if tool.builtin == "search"}
+        for agent in self.agents:
+            if search.intersection(agent.tools) and not agent.collections:
+                raise ValueError(f"agent {agent.name!r}: has no collections to search")
+        return self
+
+    def tools_of(self, agent: AgentSpec) -> tuple[ToolSpec, ...]:
+        """The tools that an agent may call, in its order."""
+        by_name = {tool.name: tool for tool in self.tools}
+        return tuple(by_name[name] for name in agent.tools)
+
+    def guardrails_of(self, agent: AgentSpec, on: Literal["input", "output"]) -> tuple[GuardrailSpec, ...]:
+        """The checks that hold for an agent, those of the whole team first."""
+        by_name = {guardrail.name: guardrail for guardrail in self.guardrails}
+        names = dict.fromkeys((*self.team_guardrails, *agent.guardrails))
+        return tuple(by_name[name] for name in names if by_name[name].on == on)
 
     @property
     def specialists(self) -> tuple[AgentSpec, ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -248,12 +249,12 @@ class TurnHost:
             if self._shared is not None:
                 self._shared.forget(key)
             raise refusal
-        turn = Turn(key, request)
+        limit_s = self._turn_timeout_s if budget_s is None else min(budget_s, self._turn_timeout_s)
+        turn = Turn(key, replace(request, deadline=time.monotonic() + limit_s))
         turn.log.emit(Started(request.request_id))
         self._turns.add(turn)
         if self._shared is not None:
             self._shared.own(key, turn.log, turn.fingerprint)
-        limit_s = self._turn_timeout_s if budget_s is None else min(budget_s, self._turn_timeout_s)
         turn.task = asyncio.create_task(self._run(turn, limit_s), name=f"turn {turn.id}")
         # A callback and not the task's own ending: a task that is cancelled at once never gets to run.
         turn.task.add_done_callback(lambda task: self._ended(turn, task))

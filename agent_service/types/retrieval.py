@@ -105,7 +105,11 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class CheckedCitations:
-    """Citations in the order of the answer's text, and the number of markers that earned none."""
+    """Citations in the order of the answer's text, and the number of markers that earned none.
+
+    `rests_on_results`: some statement of the answer is what a tool has returned.
+    """
 
     citations: tuple[Citation, ...]
     dropped: int
+    rests_on_results: bool = False

@@ -1,5 +1,6 @@
 """A question with its context, the events of its turn, and what a turn leaves behind."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,7 +31,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """One question with all of its context, validated. `grace_s` counts only with DETACH."""
+    """One question with all of its context, validated.
+
+    Attributes:
+        grace_s: how long it runs on without a follower; counts only with DETACH.
+        deadline: when its time is up, of `time.monotonic()`; the host sets it.
+    """
 
     request_id: RequestId
     message: str
@@ -41,6 +47,7 @@ class TurnRequest:
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
     grace_s: float = 30.0
     max_output_tokens: int | None = None
+    deadline: float = math.inf
 
     @property
     def previous_user_message(self) -> str:
@@ -65,7 +72,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a turn: "retrieval", "model" or "citations"."""
+    """One stage of a turn: "retrieval", "model", "tool" or "citations"."""
 
     name: str
     duration_ms: float
@@ -75,7 +82,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """How an answer came about."""
+    """How an answer came about.
+
+    Attributes:
+        model: who wrote the answer; not the agent's own model where a fallback stood in. Empty: no model did.
+        retries: model requests that failed and were made again, at the same model or a fallback.
+        removed_links: links and images that led elsewhere than to the documents, and were taken out of the answer.
+    """
 
     agent: AgentName
     strategy: Strategy | None
@@ -87,6 +100,9 @@ class Trace:
     dropped_markers: int = 0
     agents: tuple[AgentName, ...] = ()
     support: float = 0.0
+    model: str = ""
+    retries: int = 0
+    removed_links: int = 0
 
 
 @dataclass(frozen=True, slots=True)
