@@ -1,7 +1,7 @@
 # Recipes are one line that calls a tool; logic lives in Python. `make run` and `make test` need Python 3.11+ and make.
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check fmt fmt-check lint types imports proto proto-lint proto-breaking proto-check \
-        proto-accept cov e2e faults eval ingest migrate audit secrets lock tools clean
+        proto-accept cov e2e faults bench eval ingest migrate audit secrets lock tools clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -55,6 +55,9 @@ e2e: $(VENV)/.dev ## Both processes, real clients
 
 faults: $(VENV)/.dev ## Crashes, signals, restarts
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m faults --durations=20 tests/faults
+
+bench: $(VENV)/.dev ## What streams cost, beside a hand-written peer: make bench [BENCH=--quick]
+	$(BIN)/python -m tests.bench $(BENCH)
 
 check: fmt-check lint types imports proto-check cov ## What CI runs first
 

@@ -52,6 +52,9 @@ SERVICES = (
     knowledge_service_pb2.DESCRIPTOR.services_by_name["KnowledgeService"].full_name,
 )
 
+PART = "answerdesk.{}"
+"""By this name health checks ask for a part of `PARTS`. What ails one does not count for the services."""
+
 
 class AgentServer:
     """One listening server over the service's parts."""
@@ -87,6 +90,7 @@ class AgentServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._health.set(health_pb2.HealthCheckResponse.NOT_SERVING, "", *SERVICES)
+        self._parts.vitals.watch(self._tell_part)
         try:
             port = self._bind()
         except RuntimeError as err:
@@ -95,7 +99,7 @@ class AgentServer:
                 "Stop it, or choose another port"
             ) from err
         await self._server.start()
-        await self._parts.turns.open()
+        await self._parts.open()
         if self._settings.verify_key is None and not on_loopback(self._settings.listen):
             log.warning(
                 "callers from other machines will all be refused: AGENT_VERIFY_KEY is not set",
@@ -114,6 +118,10 @@ class AgentServer:
         await self._parts.turns.drain(self._settings.drain_s)
         self._health.end_watches()
         await self._server.stop(STOP_GRACE_S)
+
+    def _tell_part(self, part: str, ok: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if ok else health_pb2.HealthCheckResponse.NOT_SERVING
+        self._health.set(status, PART.format(part))
 
     def _bind(self) -> int:
         port: int = (

@@ -58,5 +58,6 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     # httpx2 logs every request's address at INFO, with what a base URL may carry.
     for noisy in ("httpx", "httpx2", "httpcore", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # The agents SDK logs the provider's error text, which may quote a prompt; the call's line has its reason and kind.
-    logging.getLogger("openai.agents").setLevel(logging.CRITICAL)
+    # They log the texts of errors, which may quote a prompt or a tool's result; ours have reason and kind.
+    for talkative in ("openai.agents", "mcp"):
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)

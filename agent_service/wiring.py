@@ -20,8 +20,10 @@ from agent_service.rpc.turn_codec import ProtoTurnCodec
 from agent_service.settings import Settings
 from agent_service.team.run import ModelsForTurn, TeamAnswerer
 from agent_service.team.spec import DEFAULT_ROSTER, AgentSpec, Roster, load_roster
+from agent_service.team.toolbox import Toolbox
 from agent_service.turns.host import TurnHost
 from agent_service.types import AgentName, Strategy
+from agent_service.vitals import PartVitals
 
 if TYPE_CHECKING:
     from agent_service.turns.log_redis import RedisTurns
@@ -45,11 +47,19 @@ class Parts:
     team: TeamAnswerer
     turns: TurnHost
     models: Models
+    toolbox: Toolbox
+    vitals: PartVitals
     guard: WriteGuard | None = None
 
+    async def open(self) -> None:
+        """Join the other replicas, and begin to connect to the servers of tools."""
+        await self.toolbox.open()
+        await self.turns.open()
+
     async def close(self) -> None:
-        """Write what replicas share of turns; release the model client and the store."""
+        """Write what replicas share of turns; release the servers of tools, the model client and the store."""
         await self.turns.close()
+        await self.toolbox.close()
         await self.models.close()
         await self.store.close()
 
@@ -100,10 +110,12 @@ def wire(settings: Settings, store: VectorStore) -> Parts:
     support = SupportCheck(store, encoder)
     searcher = Searcher(store, encoder, support, roster.collections)
     router = SupportRouter(store, encoder, support, _specialists(roster))
-    models = _models(settings, router, SentenceRanker(support, encoder))
-    team = TeamAnswerer(
-        roster, models, _strategies(roster, store, searcher, support), StoredQuoteChecker(store, encoder)
-    )
+    vitals = PartVitals()
+    models = _models(settings, router, SentenceRanker(support, encoder), vitals)
+    # The offline model calls no tools: no server of them is started for it.
+    toolbox = Toolbox(roster, searcher, vitals, connects=settings.provider != "offline")
+    strategies = _strategies(roster, store, searcher, support)
+    team = TeamAnswerer(roster, models, strategies, StoredQuoteChecker(store, encoder), toolbox)
     shared = open_shared_turns(settings)
     turns = TurnHost(
         team,
@@ -112,7 +124,7 @@ def wire(settings: Settings, store: VectorStore) -> Parts:
         turn_timeout_s=settings.turn_timeout_s,
         shared=shared,
     )
-    return Parts(store, IngestPipeline(store, encoder), searcher, team, turns, models, shared)
+    return Parts(store, IngestPipeline(store, encoder), searcher, team, turns, models, toolbox, vitals, shared)
 
 
 def open_shared_turns(settings: Settings) -> "RedisTurns | None":
@@ -130,15 +142,20 @@ def _specialists(roster: Roster) -> list[Specialist]:
     return [Specialist(agent.agent, agent.description, agent.reads) for agent in roster.specialists]
 
 
-def _models(settings: Settings, router: SupportRouter, selector: SentenceRanker) -> Models:
+def _models(settings: Settings, router: SupportRouter, selector: SentenceRanker, vitals: PartVitals) -> Models:
     if settings.provider == "offline" or settings.openai_api_key is None:
         return OfflineModels(router, selector, delay_s=settings.offline_delay_s)
+    fallback_api_key = settings.fallback_api_key
     return HostedModels(
         api_key=settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url,
         api=settings.openai_api,
         default_model=settings.model,
         timeout_s=settings.model_timeout_s,
+        fallback_models=[name.strip() for name in settings.fallback_models.split(",") if name.strip()],
+        fallback_base_url=settings.fallback_base_url,
+        fallback_api_key=fallback_api_key.get_secret_value() if fallback_api_key else None,
+        vitals=vitals,
     )
 
 

@@ -16,28 +16,26 @@ from agents.items import TResponseInputItem, TResponseStreamEvent
 from agents.model_settings import ModelSettings
 from agents.models.interface import Model, ModelTracing
 from agents.tool import Tool
-from openai import APIConnectionError, APIStatusError, InternalServerError, RateLimitError
 from openai.types.responses import Response
 from openai.types.responses.response_prompt_param import ResponsePromptParam
 from pydantic import BaseModel
 
-from agent_service.errors import AgentServiceError, ModelFailedError, ModelRateLimitedError, ModelUnavailableError
+from agent_service.errors import AgentServiceError, ModelFailedError, ModelUnavailableError
 from agent_service.llm.events import message
+from agent_service.llm.limits import limited
 from agent_service.ports import Briefing, TokenSink
 from agent_service.types import Outcome
 
 
 class StreamToSink(Model):
-    """Any SDK model, its text handed to a sink piece by piece.
+    """Any SDK model, its text handed to a sink piece by piece. Hosted models do so themselves."""
 
-    Errors of the openai package become the service's own here, where their meaning is known.
-    """
-
-    def __init__(self, inner: Model, sink: TokenSink, briefing: Briefing | None = None) -> None:
-        """`briefing`: whose caller may limit the answer; None: nobody does."""
+    def __init__(self, inner: Model, sink: TokenSink, briefing: Briefing | None = None, *, name: str) -> None:
+        """`briefing`: whose caller may limit the answer; None: nobody does. `name`: the model's, for the sink."""
         self._inner = inner
         self._sink = sink
         self._briefing = briefing
+        self._name = name
 
     async def get_response(  # noqa: PLR0913, PLR0917 - the SDK's signature
         self,
@@ -56,14 +54,13 @@ class StreamToSink(Model):
         """The whole response; its text has gone to the sink by then.
 
         Raises:
-            ModelRateLimitedError: the provider refused for its rate limit.
-            ModelUnavailableError: the provider could not be reached, or answered with a server error.
-            ModelFailedError: the provider refused the request, or its answer made no sense.
+            ModelUnavailableError: the answer broke off.
+            ModelFailedError: the model reported a failure, or its answer made no sense.
         """
         events = self._inner.stream_response(
             system_instructions,
             input,
-            self._limited(model_settings),
+            limited(model_settings, self._briefing),
             tools,
             output_schema,
             handoffs,
@@ -74,15 +71,10 @@ class StreamToSink(Model):
         )
         async with aclosing(_translated(events)) as understood:
             response = await self._drain(understood)
+        self._sink.asked(self._name, retries=0)
         # A run needs something final, even where a limit left nothing to say.
         output = response.output or [message("")]
         return ModelResponse(output=output, usage=_usage(response), response_id=response.id)
-
-    def _limited(self, settings: ModelSettings) -> ModelSettings:
-        """The agent's settings, with the caller's limit where that is lower."""
-        allowed = self._briefing.max_output_tokens if self._briefing else None
-        limits = [limit for limit in (settings.max_tokens, allowed) if limit is not None]
-        return settings.resolve(ModelSettings(max_tokens=min(limits))) if limits else settings
 
     async def _drain(self, events: AsyncIterator[TResponseStreamEvent]) -> Response:
         async for event in events:
@@ -112,7 +104,7 @@ class StreamToSink(Model):
 async def _translated(events: AsyncIterator[TResponseStreamEvent]) -> AsyncGenerator[TResponseStreamEvent]:
     """A model's events; whatever goes wrong in reading them is one of the service's own errors.
 
-    Closing this closes the model's stream, which aborts the HTTP request.
+    Closing this closes the model's stream.
     """
     try:
         # Every SDK model streams from an async generator.
@@ -123,16 +115,8 @@ async def _translated(events: AsyncIterator[TResponseStreamEvent]) -> AsyncGener
                 yield event
     except AgentServiceError:
         raise
-    except RateLimitError as err:
-        raise ModelRateLimitedError("the model's provider limits requests", retry_after_s=_retry_after_s(err)) from err
-    except InternalServerError as err:
-        raise ModelUnavailableError("the model's provider failed", retry_after_s=_retry_after_s(err)) from err
-    except APIConnectionError as err:
-        raise ModelUnavailableError("the model's provider did not answer") from err
-    except APIStatusError as err:
-        raise ModelFailedError(f"the model's provider refused the request with status {err.status_code}") from err
     except Exception as err:
-        # The SDK builds its objects from a provider's JSON unchecked: nonsense can fail as anything at all.
+        # A model can fail as anything at all; what it says stays inside.
         raise ModelFailedError("the model's answer could not be understood") from err
 
 
@@ -148,11 +132,3 @@ def _usage(response: Response) -> Usage:
         output_tokens_details=counted.output_tokens_details,
         total_tokens=counted.total_tokens,
     )
-
-
-def _retry_after_s(err: APIStatusError) -> float:
-    """Seconds from a Retry-After header, 1 to 60; 1 where there is none or it is a date."""
-    try:
-        return min(60.0, max(1.0, float(err.response.headers.get("retry-after", "1"))))
-    except ValueError:
-        return 1.0

@@ -247,6 +247,9 @@ def trace_to_proto(trace: Trace) -> pb.Trace:
         dropped_markers=trace.dropped_markers,
         agents=trace.agents,
         support=trace.support,
+        model=trace.model,
+        retries=trace.retries,
+        removed_links=trace.removed_links,
     )
 
 

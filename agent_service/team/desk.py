@@ -37,7 +37,7 @@ class ModelCall:
 
     started: float
     input_characters: int
-    answer_characters: int
+    written_characters: int
 
 
 class TurnDesk:
@@ -69,6 +69,10 @@ class TurnDesk:
         self._question = Question(request.message, request.previous_user_message, request.caller)
         self._events = events
         self._text: list[str] = []
+        self._held: list[str] | None = None
+        self._written = 0
+        self._is_apart = False
+        self._screened = (0, 0)
         self._found: list[Source] = []
         self._allows = allows
         self._screen = AnswerScreen(self._is_source, self._may_lead_to)
@@ -102,12 +106,12 @@ class TurnDesk:
     @property
     def dropped_markers(self) -> int:
         """Markers taken out of the answer because they name no source."""
-        return self._screen.dropped_markers
+        return self._screened[0] + self._screen.dropped_markers
 
     @property
     def removed_links(self) -> int:
         """Links and images taken out of the answer."""
-        return self._screen.removed_links
+        return self._screened[1] + self._screen.removed_links
 
     @property
     def strategy(self) -> Strategy | None:
@@ -119,9 +123,16 @@ class TurnDesk:
         """All text written so far."""
         return "".join(self._text)
 
-    def take_over(self, agent: AgentName, context: Context | None) -> None:
-        """Another agent holds the turn from here on."""
+    @property
+    def held(self) -> str:
+        """Text that waits for its check; empty where nothing does."""
+        return "".join(self._held or ())
+
+    def take_over(self, agent: AgentName, context: Context | None, *, holds: bool = False) -> None:
+        """Another agent holds the turn from here on. `holds`: its text waits until `release` or `refuse`."""
+        self.flush()
         self.agents.append(agent)
+        self._held = [] if holds else None
         self.context = context
         self.special_outcome = None
         self._found = []
@@ -129,17 +140,40 @@ class TurnDesk:
     def write(self, text: str) -> None:
         """See `TokenSink`. What may not be shown is taken out; what cannot be judged yet waits for the next piece."""
         self.announce()
+        if self._is_apart:
+            # What was written before a tool call, and what after it, are two paragraphs.
+            self._is_apart = False
+            self._show("\n\n")
+        self._written += len(text)
         self._show(self._screen.feed(text))
 
     def flush(self) -> None:
-        """No more text comes: show what has waited."""
-        if rest := self._screen.end():
-            self._show(rest)
+        """A model has ended its text: show what could not be judged before."""
+        if self.agents:
+            self._show(self._screen.end())
+        self._screened = (self.dropped_markers, self.removed_links)
+        self._screen = AnswerScreen(self._is_source, self._may_lead_to)
+
+    def release(self) -> None:
+        """The text that was held has passed its checks."""
+        held, self._held = self.held, None
+        self._show(held)
+
+    def refuse(self, message: str) -> None:
+        """A check was not passed: the text that was held is dropped, and the person is told this."""
+        self._held = None
+        self.ended(Outcome.REFUSED)
+        self.announce()
+        self._show(message)
 
     def _show(self, text: str) -> None:
-        if text:
-            self._text.append(text)
-            self._events.emit(Token(text))
+        if not text:
+            return
+        if self._held is not None:
+            self._held.append(text)
+            return
+        self._text.append(text)
+        self._events.emit(Token(text))
 
     def asked(self, model: str, *, retries: int) -> None:
         """See `TokenSink`."""
@@ -210,20 +244,25 @@ class TurnDesk:
 
     def begin_call(self, input_characters: int) -> None:
         """A model is asked."""
-        self.call = ModelCall(self.clock(), input_characters, len(self.answer))
+        self._is_apart = bool(self._text or self._held)
+        self.call = ModelCall(self.clock(), input_characters, self._written)
 
     def end_call(self, usage: Usage) -> None:
         """The model has answered."""
-        if self.call is not None:
-            self.stage("model", self.call.started, tokens=usage.total_tokens)
+        self.flush()
+        self._count(self.call, usage)
+
+    def _count(self, call: ModelCall | None, usage: Usage) -> None:
+        if call is not None:
+            self.stage("model", call.started, tokens=usage.total_tokens)
         self.call = None
         self.count(usage)
 
     def break_call(self) -> None:
         """The model call under way, if any, was cut off: its tokens are estimated, because providers do not say."""
         if (call := self.call) is not None:
-            written = len(self.answer) - call.answer_characters
-            self.end_call(Usage(1, _tokens(call.input_characters), 0, _tokens(written)))
+            written = self._written - call.written_characters
+            self._count(call, Usage(1, _tokens(call.input_characters), 0, _tokens(written)))
 
     def stage(self, name: str, started: float, *, tokens: int = 0) -> None:
         """Note a stage that began at `started` (of `clock`) and ends now."""

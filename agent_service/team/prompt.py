@@ -14,8 +14,8 @@ SOURCES_ARE_DATA = (
 )
 
 
-FENCE = re.compile(r"<(\s*/?\s*source)", re.IGNORECASE)
-"""What could pass for the beginning or the end of a quotation."""
+FENCE = re.compile(r"<(\s*/?\s*(?:source|tool_result))", re.IGNORECASE)
+"""What could pass for the beginning or the end of a quotation, or of what a tool returned."""
 
 
 def fence(sources: Sequence[Source]) -> str:

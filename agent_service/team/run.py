@@ -13,8 +13,12 @@ from agent_service.errors import BudgetExceededError, FieldViolation, ModelFaile
 from agent_service.ports import Briefing, CitationChecker, ContextStrategy, EventSink, TokenSink
 from agent_service.team.build import build_team
 from agent_service.team.desk import CHARACTERS_PER_TOKEN, TurnDesk
+from agent_service.team.ending import outcome_of, trace_of
+from agent_service.team.guardrails import Guardrails
+from agent_service.team.links import link_rule
 from agent_service.team.prompt import conversation, fence, with_sources
 from agent_service.team.spec import AgentSpec, Roster
+from agent_service.team.toolbox import Toolbox
 from agent_service.types import (
     AgentInfo,
     AgentName,
@@ -22,7 +26,6 @@ from agent_service.types import (
     Completed,
     Outcome,
     State,
-    Trace,
     TurnRequest,
     TurnStatus,
     Usage,
@@ -42,6 +45,10 @@ class ModelsForTurn(Protocol):
         ...
 
 
+class _RefusedError(Exception):
+    """A guardrail refuses the message; the text is what the person is told."""
+
+
 class TeamAnswerer:
     """Answers turns with the roster's team. Holds no turn's state: that is the desk's."""
 
@@ -51,15 +58,34 @@ class TeamAnswerer:
         models: ModelsForTurn,
         strategies: Mapping[AgentName, ContextStrategy],
         citations: CitationChecker,
+        toolbox: Toolbox | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`strategies`: one for every agent with documents."""
+        """Make it of its parts.
+
+        Args:
+            roster: who answers what.
+            models: hands out each turn's models.
+            strategies: one for every agent with documents.
+            citations: checks what answers cite.
+            toolbox: the agents' tools; None: they have none.
+            clock: seconds, for stages.
+
+        Raises:
+            StartupError: a function that a guardrail names cannot be imported.
+        """
         self._roster = roster
         self._team = build_team(roster)
         self._models = models
         self._strategies = strategies
         self._citations = citations
         self._clock = clock
+        self._allows = link_rule(roster.link_hosts)
+        self._input_checks = {spec.agent: Guardrails(roster.guardrails_of(spec, "input")) for spec in roster.agents}
+        self._output_checks = {spec.agent: Guardrails(roster.guardrails_of(spec, "output")) for spec in roster.agents}
+        if toolbox is not None:
+            toolbox.on_change(lambda: self._equip(toolbox))
+            self._equip(toolbox)
 
     def agents(self) -> tuple[AgentInfo, ...]:
         """The team, the entry first."""
@@ -76,13 +102,13 @@ class TeamAnswerer:
 
     async def answer(self, request: TurnRequest, events: EventSink) -> None:
         """See `Answerer.answer`."""
-        desk = TurnDesk(request, events, self._clock)
+        desk = TurnDesk(request, events, self._clock, self._allows)
         try:
             await self._answer(request, desk, events)
         except BaseException:
             # Cut off or failed: tokens were used all the same.
             desk.break_call()
-            events.cut(desk.usage, _trace(desk, CheckedCitations((), 0)) if desk.agents else None)
+            events.cut(desk.usage, trace_of(desk, CheckedCitations((), 0)) if desk.agents else None)
             raise
 
     async def _answer(self, request: TurnRequest, desk: TurnDesk, events: EventSink) -> None:
@@ -101,12 +127,22 @@ class TeamAnswerer:
                     call_model_input_filter=self._brief,
                 ),
             )
+        except _RefusedError as refused:
+            desk.refuse(str(refused))
         except ModelRefusalError:
             desk.ended(Outcome.REFUSED)
         except AgentsException as err:
             raise ModelFailedError("the model did not come to an answer") from err
         desk.announce()
+        await self._release(desk)
         await self._complete(desk, events)
+
+    def _equip(self, toolbox: Toolbox) -> None:
+        """Give every agent the tools that can be used now; runs under way see them from their next model call on."""
+        for spec in self._roster.agents:
+            tools = toolbox.tools_for(spec)
+            self._team.routed[spec.agent].tools = tools
+            self._team.direct[spec.agent].tools = tools
 
     def _start(self, request: TurnRequest) -> Agent[TurnDesk]:
         if request.agent is not None:
@@ -136,24 +172,42 @@ class TeamAnswerer:
         if desk.context is None:
             return data
         if desk.context.stable:
-            return ModelInputData(data.input, f"{data.instructions}\n\n{fence(desk.sources)}")
-        items: list[TResponseInputItem] = with_sources(data.input, desk.sources, question_at=len(desk.request.history))
+            return ModelInputData(data.input, f"{data.instructions}\n\n{fence(desk.context.sources)}")
+        # What tools have found since stands in their results.
+        items: list[TResponseInputItem] = with_sources(
+            data.input, desk.context.sources, question_at=len(desk.request.history)
+        )
         return ModelInputData(items, data.instructions)
 
     async def _take_over(self, desk: TurnDesk, spec: AgentSpec) -> None:
+        refusal = await self._input_checks[spec.agent].check(desk.request.message)
         strategy = self._strategies.get(spec.agent)
-        if strategy is None:
-            desk.take_over(spec.agent, None)
+        holds = self._output_checks[spec.agent].needed
+        if strategy is None or refusal is not None:
+            desk.take_over(spec.agent, None, holds=holds)
+        else:
+            started = self._clock()
+            state = desk.request.state
+            cached = state.cached if state.agent == spec.agent else ()
+            desk.take_over(spec.agent, await strategy.gather(desk.question, spec.reads, cached), holds=holds)
+            desk.stage("retrieval", started)
+        if refusal is not None:
+            raise _RefusedError(refusal)
+
+    async def _release(self, desk: TurnDesk) -> None:
+        """Show what has waited for the end; where it does not pass its checks, say that in its place."""
+        desk.flush()
+        if not desk.held:
             return
-        started = self._clock()
-        state = desk.request.state
-        cached = state.cached if state.agent == spec.agent else ()
-        desk.take_over(spec.agent, await strategy.gather(desk.question, spec.reads, cached))
-        desk.stage("retrieval", started)
+        refusal = await self._output_checks[desk.agent].check(desk.held)
+        if refusal is None:
+            desk.release()
+        else:
+            desk.refuse(refusal)
 
     async def _complete(self, desk: TurnDesk, events: EventSink) -> None:
         started = self._clock()
-        checked = await self._citations.check(desk.answer, desk.sources, desk.request.caller)
+        checked = await self._citations.check(desk.answer, desk.sources, desk.request.caller, desk.results)
         desk.stage("citations", started)
         context = desk.context
         # Who has no documents takes no conversation over: the next message goes to whoever had it.
@@ -161,12 +215,12 @@ class TeamAnswerer:
         events.emit(
             Completed(
                 status=TurnStatus.COMPLETED,
-                outcome=_outcome(desk, checked),
+                outcome=outcome_of(desk, checked),
                 agent=desk.agent,
                 strategy=desk.strategy,
                 citations=checked.citations,
                 usage=desk.usage,
-                trace=_trace(desk, checked),
+                trace=trace_of(desk, checked),
                 state=kept,
             )
         )
@@ -217,34 +271,3 @@ def _require_window(request: TurnRequest, spec: AgentSpec) -> None:
     if tokens > spec.max_input_tokens:
         rule = f"message and history have about {tokens} tokens; {spec.name} takes {spec.max_input_tokens}"
         raise BudgetExceededError(FieldViolation("history", rule))
-
-
-def _outcome(desk: TurnDesk, checked: CheckedCitations) -> Outcome:
-    """Decided by what could be checked, never by a phrase: an answer without a valid quote has no evidence."""
-    if desk.special_outcome is not None:
-        return desk.special_outcome
-    return Outcome.ANSWERED if checked.citations else Outcome.NO_EVIDENCE
-
-
-def _trace(desk: TurnDesk, checked: CheckedCitations) -> Trace:
-    context = desk.context
-    if desk.request.agent is not None:
-        chosen = "asked directly"
-    elif len(desk.agents) > 1:
-        chosen = f"handed over by {desk.agents[-2]}"
-    elif desk.request.state.agent == desk.agent:
-        chosen = "holds the conversation"
-    else:
-        chosen = "is the entry of the team" if context else "no specialist's documents bear on the question"
-    return Trace(
-        agent=desk.agent,
-        strategy=desk.strategy,
-        reason=f"{chosen}; {context.reason}" if context else chosen,
-        considered=context.considered if context else (),
-        used=tuple(sorted({citation.marker for citation in checked.citations})),
-        cache_hit=context.cache_hit if context else False,
-        stages=tuple(desk.stages),
-        dropped_markers=checked.dropped,
-        agents=tuple(desk.agents),
-        support=context.support if context else 0.0,
-    )

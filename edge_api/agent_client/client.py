@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,6 +33,9 @@ HEALTH_TIMEOUT_S = 2.0
 
 SERVICES = {"agent": "answerdesk.v1.AgentService", "knowledge": "answerdesk.v1.KnowledgeService"}
 """The parts of the agent service that readiness asks for: our name, and its name in grpc.health.v1."""
+
+PARTS = {"model": "answerdesk.model", "tools": "answerdesk.tools"}
+"""What the agent service can do without for a while, likewise: its models' providers, its servers of tools."""
 
 CHANNEL_OPTIONS: Sequence[tuple[str, str | int]] = (
     ("grpc.lb_policy_name", "round_robin"),
@@ -229,18 +232,26 @@ class AgentClient:
             await self._knowledge.DeleteDocument(request, timeout=UNARY_TIMEOUT_S, metadata=metadata)
 
     async def health(self) -> dict[str, Health]:
-        """How each part of the agent service is, by our names of them. Never raises; takes at most 2 s."""
-        states = await asyncio.gather(*(self._check(service) for service in SERVICES.values()))
-        return dict(zip(SERVICES, states, strict=True))
+        """How each service of the agent service is, by our names of them. Never raises; takes at most 2 s."""
+        return {name: state or "not_serving" for name, state in (await self._checks(SERVICES)).items()}
 
-    async def _check(self, service: str) -> Health:
+    async def parts(self) -> dict[str, Health]:
+        """How that is which it can do without, as `health`. An agent of before says nothing of it."""
+        return {name: state for name, state in (await self._checks(PARTS)).items() if state is not None}
+
+    async def _checks(self, services: Mapping[str, str]) -> dict[str, Health | None]:
+        states = await asyncio.gather(*(self._check(service) for service in services.values()))
+        return dict(zip(services, states, strict=True))
+
+    async def _check(self, service: str) -> Health | None:
+        """None: the agent knows no such service."""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             reply = await self._health.Check(request, timeout=HEALTH_TIMEOUT_S)
         except grpc.aio.AioRpcError as err:
             match err.code():
                 case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.UNIMPLEMENTED:
-                    return "not_serving"
+                    return None
                 case grpc.StatusCode.DEADLINE_EXCEEDED:
                     return "timeout"
                 case _:

@@ -191,6 +191,9 @@ def _trace_from_proto(trace: pb_conversation.Trace) -> JsonObject:
         "dropped_markers": trace.dropped_markers,
         "agents": list(trace.agents),
         "support": trace.support,
+        "model": trace.model,
+        "retries": trace.retries,
+        "removed_links": trace.removed_links,
     }
 
 

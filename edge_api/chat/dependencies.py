@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
@@ -21,7 +21,7 @@ from edge_api.chat.schemas import AgainPost, ChatPost
 from edge_api.chat.stream import Pace
 from edge_api.conversations.dependencies import Conversations
 from edge_api.conversations.schemas import Again, Asked, AskedNow, EndedTurn, NewMessage, RequestKey, SessionId
-from edge_api.errors import ConflictingIdsError, EdgeError
+from edge_api.errors import ConflictingIdsError
 
 Followed: TypeAlias = Reader | Replay
 """A turn that has begun, or has ended: from here on a stream may be promised."""
@@ -99,10 +99,8 @@ class Follower:
     @asynccontextmanager
     async def replaying(self, turn: EndedTurn) -> AsyncIterator[Replay]:
         """An ended turn for a request that was sent again: its log where that is kept, else the stored answer."""
-        replay = Replay(turn, await self.conversations.answer_of(turn))
-        # What is stored will do.
-        with suppress(EdgeError):
-            await replay.open(self.agent)
+        # Nothing of it can be refused any more: only a stream asks the agent, when it is read.
+        replay = Replay(turn, await self.conversations.answer_of(turn), agent=self.agent)
         try:
             yield replay
         finally:

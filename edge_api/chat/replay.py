@@ -1,7 +1,7 @@
 """A turn that has ended, shown once more: from the agent's log while that is kept, else from what is stored."""
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from edge_api.agent_client.client import AgentClient
 from edge_api.agent_client.events import AgentSelected, Completed, Started, TokenAdded, TurnEvent
@@ -18,10 +18,18 @@ FORGOTTEN = frozenset({"UNKNOWN_TURN", "SEQUENCE_EXPIRED"})
 class Replay:
     """An ended turn and how it went on after a place in its log."""
 
-    def __init__(self, turn: EndedTurn, draft: Draft) -> None:
-        """`draft`: the stored answer."""
+    def __init__(self, turn: EndedTurn, draft: Draft, *, agent: AgentClient | None = None) -> None:
+        """Make it from what is stored.
+
+        Args:
+            turn: what is shown.
+            draft: the stored answer.
+            agent: asked for the log by `frames`, for whom what is stored would do, too. None: `open` was called, or
+                nobody is asked.
+        """
         self.turn = turn
         self._draft = draft
+        self._agent = agent
         self._first: TurnEvent | EdgeError | None = None
         self._rest: AsyncGenerator[TurnEvent, None] | None = None
 
@@ -48,6 +56,9 @@ class Replay:
 
     async def frames(self, *, instance: str) -> AsyncGenerator[bytes, None]:
         """Frames of the log where it was opened, else of the stored answer, renumbered."""
+        if self._agent is not None:
+            with suppress(EdgeError):
+                await self.open(self._agent)
         if self._rest is None:
             for event in self._stored():
                 yield event_frame(event, self.turn)

@@ -30,17 +30,12 @@ class Leases:
         self._edge_id = edge_id
         self._clock = clock
 
-    async def renew(self) -> None:
-        """Say that this edge is alive for another 10 s, by the database's clock.
+    async def release(self) -> None:
+        """Say that this edge is gone: others may take its turns over at once.
 
         Raises:
             StorageUnavailableError: as all of these methods do.
         """
-        async with self._database.unit_of_work() as unit:
-            await EdgeRepository(unit, now=self._clock()).renew(self._edge_id, lease=LEASE)
-
-    async def release(self) -> None:
-        """Say that this edge is gone: others may take its turns over at once."""
         async with self._database.unit_of_work() as unit:
             await EdgeRepository(unit, now=self._clock()).release(self._edge_id)
 
@@ -54,9 +49,9 @@ class Leases:
             return await EdgeRepository(unit, now=now).turns_of(self._edge_id, opened_before=now - ABOUT_TO_ASK)
 
     async def adopt(self, *, everything: bool = False, limit: int = ADOPTED_AT_ONCE) -> list[OpenTurn]:
-        """Take over running turns whose edge is gone, and renew the lease. Of several edges each takes others.
+        """Say that this edge is alive, and take over running turns whose edge is gone. Of several each takes others.
 
-        Turns whose deadline is over are left to be given up.
+        The lease is good for 10 s by the database's clock. Turns whose deadline is over are left to be given up.
 
         Args:
             everything: all running turns, also those of edges that are alive: this is the only edge and has just

@@ -14,6 +14,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from agent_service import server
+from agent_service.vitals import PARTS
 from tests.conftest import ROOT, tool
 from tests.support import protos
 
@@ -76,6 +77,7 @@ def test_the_services_have_the_methods_of_the_design() -> None:
 
 def test_the_server_says_these_names_and_those_of_health_and_reflection() -> None:
     assert set(server.SERVICES) == set(SERVICES)
+    assert {server.PART.format(part) for part in PARTS} == {"answerdesk.model", "answerdesk.tools"}
     assert health.SERVICE_NAME == "grpc.health.v1.Health"
     assert reflection.SERVICE_NAME == "grpc.reflection.v1alpha.ServerReflection"
 
@@ -114,6 +116,14 @@ def test_a_citation_carries_what_the_design_lists() -> None:
 
     assert set(fields) >= {
         "marker", "answer_span", "document_id", "version", "title", "uri", "heading", "source_span", "page", "quote"
+    }  # fmt: skip
+
+
+def test_a_trace_says_who_wrote_and_what_was_done_again_and_taken_out() -> None:
+    fields = conversation_pb2.Trace.DESCRIPTOR.fields_by_name
+
+    assert {name: fields[name].number for name in ("model", "retries", "removed_links")} == {
+        "model": 11, "retries": 12, "removed_links": 13
     }  # fmt: skip
 
 

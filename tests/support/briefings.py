@@ -1,6 +1,7 @@
 """What a model and the team need around them, in the simplest form: passages, tables to read, sinks to write to."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 
 from agents import Model, ModelProvider
@@ -62,6 +63,7 @@ class FixedBriefing:
     """A table that nobody keeps current."""
 
     max_output_tokens: int | None = None
+    deadline: float = math.inf
 
     def __init__(self, agent: str = "billing", sources: Sequence[Source] = (), question: Question = QUESTION) -> None:
         self.question = question
@@ -70,11 +72,12 @@ class FixedBriefing:
 
 
 class ListSink:
-    """Keeps what a model writes; `written` is set with the first piece."""
+    """Keeps what a model writes, and who wrote it; `written` is set with the first piece."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.outcomes: list[Outcome] = []
+        self.answered: list[tuple[str, int]] = []
         self.written = asyncio.Event()
 
     @property
@@ -91,6 +94,19 @@ class ListSink:
 
     def ended(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+
+    def asked(self, model: str, *, retries: int) -> None:
+        self.answered.append((model, retries))
+
+
+class ListVitals:
+    """Keeps what is told of the parts."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, bool]] = []
+
+    def tell(self, part: str, member: str, *, ok: bool) -> None:
+        self.told.append((part, member, ok))
 
 
 class ListEvents:
@@ -162,9 +178,13 @@ class TrustingChecker:
 
     def __init__(self) -> None:
         self.callers: list[Caller] = []
+        self.results: list[tuple[str, ...]] = []
 
-    async def check(self, answer: str, sources: Sequence[Source], caller: Caller) -> CheckedCitations:
+    async def check(
+        self, answer: str, sources: Sequence[Source], caller: Caller, results: Sequence[str] = ()
+    ) -> CheckedCitations:
         self.callers.append(caller)
+        self.results.append(tuple(results))
         citations = tuple(
             Citation(
                 source.marker,
@@ -177,7 +197,8 @@ class TrustingChecker:
             for source in sources
             if f"[{source.marker}]" in answer
         )
-        return CheckedCitations(citations, answer.count("[") - len(citations))
+        rests = any(result in answer for result in results)
+        return CheckedCitations(citations, answer.count("[") - len(citations), rests)
 
 
 class OneModelForAll:
@@ -203,7 +224,7 @@ class _OneModelProvider(ModelProvider):
 
     def get_model(self, model_name: str | None) -> Model:
         self._models.names.append(model_name)
-        return StreamToSink(self._models.model, self._sink, self._briefing)
+        return StreamToSink(self._models.model, self._sink, self._briefing, name="scripted")
 
 
 def strategies(contexts: Mapping[str, Context]) -> dict[AgentName, CannedStrategy]:

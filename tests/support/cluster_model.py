@@ -4,17 +4,16 @@ So nothing has to be queued, and any number of turns can run at once: each has a
 answer carries that tag and a number, and the model's calls are found by it.
 """
 
-import asyncio
 import re
-import threading
 from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from typing import Self
 
+from tests.support.model_thread import in_a_thread
 from tests.support.openai_server import Reply, Request, ScriptedOpenAI
 
-START_S = 10.0
 MAX_REQUESTS = 100_000
 KEY = "sk-planted-"
 """Begins the key of each agent; its number follows, so that the model knows who calls."""
@@ -86,22 +85,17 @@ class ScriptedModel:
     def __init__(self) -> None:
         self.base_url = ""
         self._server = ScriptedOpenAI(max_requests=MAX_REQUESTS)
+        self._server.answer_with(self._answer)
         self._requests: defaultdict[str, list[Request]] = defaultdict(list)
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="scripted model", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._running = ExitStack()
 
     def start(self) -> None:
         """Begin to serve."""
-        self._thread.start()
-        assert self._ready.wait(START_S), "the scripted model did not start"
+        self.base_url = self._running.enter_context(in_a_thread(self._server))
 
     def stop(self) -> None:
         """End, and with it every answer under way."""
-        if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(START_S)
+        self._running.close()
 
     def calls(self, script: Script) -> list[ModelCall]:
         """The calls for a question, oldest first."""
@@ -128,11 +122,3 @@ class ScriptedModel:
         self._requests[tag].append(request)
         script = Script(tag, int(words), int(pace_ms), int(size))
         return Reply.text(script.answer, pace_s=script.pace_ms / 1000)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._server.answer_with(self._answer)
-        async with self._server:
-            self.base_url = self._server.base_url
-            self._ready.set()
-            await self._stop.wait()

@@ -14,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from aiohttp import web
 
 JsonObject: TypeAlias = dict[str, Any]
 CutKind: TypeAlias = Literal["malformed", "truncated", "hang", "disconnect"]
-Kind: TypeAlias = Literal["text", "length", "refusal", "tool", "error"] | CutKind
+Kind: TypeAlias = Literal["text", "length", "filtered", "refusal", "tool", "error", "failure"] | CutKind
 
 MODEL = "scripted-model"
 # Far above any test's need: a run that loops on an `answer_with` callable ends with errors instead of never.
@@ -28,9 +29,12 @@ MAX_REQUESTS = 1000
 MAX_BODY_BYTES = 16 * 2**20
 # A fixed time of creation (2025-01-01, in Unix seconds) keeps two runs' answers equal.
 CREATED_S = 1_735_689_600
-FINISH_REASONS = {"tool": "tool_calls", "length": "length"}
+FINISH_REASONS = {"tool": "tool_calls", "length": "length", "filtered": "content_filter"}
+INCOMPLETE_REASONS = {"length": "max_output_tokens", "filtered": "content_filter"}
 # Streams of these kinds stop before the events that would end the answer.
-CUT_KINDS = get_args(CutKind)
+CUT_KINDS = (*get_args(CutKind), "failure")
+# An event that holds a piece of text.
+PIECE = re.compile(rb'"delta": ("|\{"(content|refusal)":)')
 BROKEN_EVENT = 'data: {"id": "broken\n\n'
 # A model reads these parts of a request; the others (ids, roles, schemas) are not counted as its text.
 TEXT_KEYS = ("instructions", "messages", "input", "content", "text", "output")
@@ -45,6 +49,7 @@ class Request:
     body: JsonObject
     headers: Mapping[str, str]
     arrived_s: float
+    peer: tuple[str, int] = ("", 0)
 
     @property
     def stream(self) -> bool:
@@ -64,6 +69,12 @@ class Reply:
     status: int = 200
     retry_after_s: float | None = None
     usage: tuple[int, int] | None = None
+    details: tuple[int, int] = (0, 0)
+    counts: bool = True
+    code: str | None = None
+    stall: tuple[int, float] | None = None
+    cuts: tuple[int, ...] = ()
+    streams: bool = True
 
     @classmethod
     def text(cls, text: str, *, delay_s: float = 0.0, pieces: list[str] | None = None, pace_s: float = 0.0) -> Self:
@@ -77,6 +88,21 @@ class Reply:
     def length(cls, text: str) -> Self:
         """An answer cut by the token limit; an empty text is a limit used up before any output."""
         return cls("length", _pieces(text))
+
+    @classmethod
+    def filtered(cls, text: str) -> Self:
+        """An answer that a content filter ended; an empty text is one filtered before any output."""
+        return cls("filtered", _pieces(text))
+
+    @classmethod
+    def text_and_tool(cls, text: str, name: str, arguments: Mapping[str, Any]) -> Self:
+        """Text and then a function call, in one answer."""
+        return cls("tool", _pieces(text), ((name, json.dumps(arguments)),))
+
+    @classmethod
+    def failure(cls, code: str | None, *, after_pieces: int = 0) -> Self:
+        """A failure reported in the stream, under status 200: `response.failed`, or a chunk with an error."""
+        return cls("failure", _filler(after_pieces), code=code)
 
     @classmethod
     def refusal(cls, text: str) -> Self:
@@ -100,9 +126,12 @@ class Reply:
         return cls.tool(name, {})
 
     @classmethod
-    def error(cls, status: int, *, retry_after_s: float | None = None) -> Self:
-        """An HTTP error with OpenAI's JSON body, and a Retry-After header if given."""
-        return cls("error", status=status, retry_after_s=retry_after_s)
+    def error(cls, status: int, *, retry_after_s: float | None = None, code: str | None = None) -> Self:
+        """An HTTP error with OpenAI's JSON body, and a Retry-After header if given.
+
+        `code`: instead of the usual one, as Azure sends `content_filter` with status 400.
+        """
+        return cls("error", status=status, retry_after_s=retry_after_s, code=code)
 
     @classmethod
     def malformed(cls, *, after_pieces: int = 0) -> Self:
@@ -124,9 +153,25 @@ class Reply:
         """The server closes the connection: in the middle of a streamed answer, or before the status."""
         return cls("disconnect", _filler(after_pieces))
 
-    def with_usage(self, input_tokens: int, output_tokens: int) -> Self:
+    def with_usage(self, input_tokens: int, output_tokens: int, *, cached: int = 0, reasoning: int = 0) -> Self:
         """The same reply with these token counts instead of counted words."""
-        return replace(self, usage=(input_tokens, output_tokens))
+        return replace(self, usage=(input_tokens, output_tokens), details=(cached, reasoning))
+
+    def without_usage(self) -> Self:
+        """The same reply from a server that counts nothing."""
+        return replace(self, counts=False)
+
+    def with_stall(self, after_pieces: int, seconds: float) -> Self:
+        """The same reply, streamed with a silence of some seconds after some pieces."""
+        return replace(self, stall=(after_pieces, seconds))
+
+    def cut_at(self, *positions: int) -> Self:
+        """The same stream, its body sent in parts that end at these bytes (ascending), each in a write of its own."""
+        return replace(self, cuts=positions)
+
+    def unstreamed(self) -> Self:
+        """The same reply from a server that sends whole responses, whatever it is asked for."""
+        return replace(self, streams=False)
 
     @property
     def content(self) -> str:
@@ -223,7 +268,7 @@ class ScriptedOpenAI:
         bound = MAX_REQUESTS if self._max_requests is None else self._max_requests
         if len(self.requests) >= bound:
             return _error(500, f"more than {bound} model requests: the run under test loops")
-        request = Request(len(self.requests) + 1, http.path, body, http.headers, time.monotonic())
+        request = Request(len(self.requests) + 1, http.path, body, http.headers, time.monotonic(), _peer(http))
         self.requests.append(request)
         self._notify()
         if self._replies:
@@ -240,10 +285,10 @@ class ScriptedOpenAI:
             if reply.delay_s:
                 await self._pause(reply.delay_s)
             if reply.kind == "error":
-                return _error(reply.status, f"scripted error {reply.status}", reply.retry_after_s)
+                return _error(reply.status, f"scripted error {reply.status}", reply.retry_after_s, reply.code)
             if reply.kind in ("hang", "disconnect") and not (request.stream and reply.pieces):
                 return await self._end_without_answer(http, reply, web.Response(status=503))
-            if request.stream:
+            if request.stream and reply.streams:
                 return await self._stream(http, request, reply)
         except (asyncio.CancelledError, ConnectionError):
             self.hung_up[request.number] = time.monotonic()
@@ -259,18 +304,23 @@ class ScriptedOpenAI:
         stream = web.StreamResponse(headers={**_headers(request), "Cache-Control": "no-cache"})
         stream.content_type = "text/event-stream"
         await stream.prepare(http)
-        *frames, last = (_chat_frames if _is_chat(request) else _response_frames)(request, reply)
+        frames = [frame.encode() for frame in (_chat_frames if _is_chat(request) else _response_frames)(request, reply)]
+        *frames, last = _cut(b"".join(frames), reply.cuts) if reply.cuts else frames
+        said = 0
         for frame in frames:
             # Text always comes in the member of this name; in a text itself its quotes would be escaped.
-            if reply.pace_s and '"delta": ' in frame:
+            if reply.pace_s and b'"delta": ' in frame:
                 await self._pause(reply.pace_s)
-            await stream.write(frame.encode())
+            if reply.stall is not None and PIECE.search(frame):
+                said += 1
+                await self._pause(reply.stall[1] if said == reply.stall[0] + 1 else 0.0)
+            await stream.write(frame)
         if reply.kind in ("hang", "disconnect"):
-            await stream.write(last.encode())
+            await stream.write(last)
             return await self._end_without_answer(http, reply, stream)
         # One write for the last event and the end of the body: a client that stops reading at the last event
         # and closes the connection has not hung up in the middle.
-        await stream.write_eof(last.encode())
+        await stream.write_eof(last)
         self.ended[request.number] = time.monotonic()
         return stream
 
@@ -290,14 +340,26 @@ class ScriptedOpenAI:
                 await self._closing.wait()
 
 
+def stream_body(reply: Reply, path: str) -> bytes:
+    """The body that a request for a stream gets, for tests that need no server."""
+    request = Request(1, path, {"stream_options": {"include_usage": True}}, {}, 0.0)
+    return "".join((_chat_frames if _is_chat(request) else _response_frames)(request, reply)).encode()
+
+
+def _peer(http: web.Request) -> tuple[str, int]:
+    """The client's end of the connection."""
+    host, port, *_ = (http.transport and http.transport.get_extra_info("peername")) or ("", 0)
+    return host, port
+
+
 async def _models(_: web.Request) -> web.Response:
     model = {"id": MODEL, "object": "model", "created": CREATED_S, "owned_by": "tests"}
     return web.json_response({"object": "list", "data": [model]})
 
 
-def _error(status: int, message: str, retry_after_s: float | None = None) -> web.Response:
+def _error(status: int, message: str, retry_after_s: float | None = None, code: str | None = None) -> web.Response:
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    code = "rate_limit_exceeded" if status == 429 else kind
+    code = code or ("rate_limit_exceeded" if status == 429 else kind)
     headers = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}
     error = {"message": message, "type": kind, "param": None, "code": code}
     return web.json_response({"error": error}, status=status, headers=headers)
@@ -346,7 +408,14 @@ def _chat_base(request: Request, kind: str) -> JsonObject:
 
 def _chat_usage(request: Request, reply: Reply) -> JsonObject:
     read, written = reply.tokens(request)
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    cached, reasoning = reply.details
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
 
 
 def _chat_calls(request: Request, reply: Reply) -> list[JsonObject]:
@@ -360,7 +429,7 @@ def _chat_whole(request: Request, reply: Reply) -> JsonObject:
     refused = reply.kind == "refusal"
     message: JsonObject = {
         "role": "assistant",
-        "content": None if refused or reply.calls else reply.content,
+        "content": None if refused or not (reply.content or reply.kind == "text") else reply.content,
         "refusal": reply.content if refused else None,
     }
     if reply.calls:
@@ -368,13 +437,14 @@ def _chat_whole(request: Request, reply: Reply) -> JsonObject:
     finish_reason = FINISH_REASONS.get(reply.kind, "stop")
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     usage = _chat_usage(request, reply)
-    return {**_chat_base(request, "chat.completion"), "choices": [choice], "usage": usage}
+    counted = {"usage": usage} if reply.counts else {}
+    return {**_chat_base(request, "chat.completion"), "choices": [choice], **counted}
 
 
 def _chat_frames(request: Request, reply: Reply) -> Iterator[str]:
     """The server-sent events of a streamed chat completion."""
     base = _chat_base(request, "chat.completion.chunk")
-    include_usage = bool((request.body.get("stream_options") or {}).get("include_usage"))
+    include_usage = reply.counts and bool((request.body.get("stream_options") or {}).get("include_usage"))
     if include_usage:
         base["usage"] = None  # as OpenAI sends it: null in every chunk but the last
 
@@ -393,6 +463,8 @@ def _chat_frames(request: Request, reply: Reply) -> Iterator[str]:
             yield frame({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
     if reply.kind == "malformed":
         yield BROKEN_EVENT
+    if reply.kind == "failure":
+        yield _event({"error": {"message": "scripted failure", "type": None, "param": None, "code": reply.code}})
     if reply.kind in CUT_KINDS:
         return
     yield frame({}, FINISH_REASONS.get(reply.kind, "stop"))
@@ -409,26 +481,28 @@ def _halves(text: str) -> tuple[str, str]:
 def _response(request: Request, reply: Reply) -> JsonObject:
     """A finished `response` object, with the fields that `openai.types.responses.Response` requires."""
     read, written = reply.tokens(request)
-    cut = reply.kind == "length"
+    incomplete = INCOMPLETE_REASONS.get(reply.kind)
+    cached, reasoning = reply.details
+    usage = {
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": read + written,
+    }
     return {
         "id": f"resp_{request.number}",
         "object": "response",
         "created_at": CREATED_S,
-        "status": "incomplete" if cut else "completed",
+        "status": "incomplete" if incomplete else "completed",
         "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "incomplete_details": {"reason": incomplete} if incomplete else None,
         "model": request.body.get("model", MODEL),
         "output": list(_response_items(request, reply)),
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
-        "usage": {
-            "input_tokens": read,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": written,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": read + written,
-        },
+        "usage": usage if reply.counts else None,
     }
 
 
@@ -438,7 +512,7 @@ def _response_items(request: Request, reply: Reply) -> Iterator[JsonObject]:
         part: JsonObject = {"type": "output_text", "text": reply.content, "annotations": [], "logprobs": []}
         if reply.kind == "refusal":
             part = {"type": "refusal", "refusal": reply.content}
-        status = "incomplete" if reply.kind == "length" else "completed"
+        status = "incomplete" if reply.kind in INCOMPLETE_REASONS else "completed"
         head = {"type": "message", "id": f"msg_{request.number}", "role": "assistant"}
         yield {**head, "status": status, "content": [part]}
     for call in _chat_calls(request, reply):
@@ -454,6 +528,15 @@ def _response_frames(request: Request, reply: Reply) -> Iterator[str]:
         yield _event({**event, "sequence_number": number}, event["type"])
     if reply.kind == "malformed":
         yield BROKEN_EVENT
+    if reply.kind == "failure":
+        error = {"code": reply.code, "message": "scripted failure"}
+        failed = {**_response(request, reply), "status": "failed", "error": error, "output": []}
+        yield _event({"type": "response.failed", "response": failed}, "response.failed")
+
+
+def _cut(body: bytes, positions: tuple[int, ...]) -> list[bytes]:
+    ends = (0, *positions, len(body))
+    return [body[start:end] for start, end in pairwise(ends)]
 
 
 def _response_events(request: Request, reply: Reply) -> Iterator[JsonObject]:

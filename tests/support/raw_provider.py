@@ -9,12 +9,14 @@ from aiohttp import web
 class RawProvider:
     """The server, an async context manager. For answers that `openai_server` is too well-behaved to give."""
 
-    def __init__(self, body: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, body: str | bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.requests = 0
+        self.targets: list[str] = []
+        self.headers: list[Mapping[str, str]] = []
         self.base_url = ""
-        self._body = body
+        self._body = body.encode() if isinstance(body, str) else body
         self._status = status
-        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._sent_headers = {"Content-Type": "application/json", **(headers or {})}
         app = web.Application()
         app.router.add_post("/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -30,8 +32,10 @@ class RawProvider:
 
     async def _serve(self, http: web.Request) -> web.Response:
         self.requests += 1
+        self.targets.append(http.path_qs)
+        self.headers.append(http.headers)
         await http.read()
-        return web.Response(body=self._body.encode(), status=self._status, headers=self._headers)
+        return web.Response(body=self._body, status=self._status, headers=self._sent_headers)
 
 
 def event_stream(*frames: str) -> str:

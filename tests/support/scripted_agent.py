@@ -26,6 +26,8 @@ from grpc_status import rpc_status
 
 AGENT_SERVICE = "answerdesk.v1.AgentService"
 KNOWLEDGE_SERVICE = "answerdesk.v1.KnowledgeService"
+MODEL_PART = "answerdesk.model"
+TOOLS_PART = "answerdesk.tools"
 
 TURN_ID = "11111111-2222-4333-8444-555555555555"
 PRICE = "Enterprise costs 400 EUR a month."
@@ -111,6 +113,9 @@ def completed(answer: str, **changes: Any) -> pb.Completed:
         stages=[pb_conversation.Stage(name="retrieval", agent="billing", duration_ms=1.5)],
         agents=["orchestrator", "billing"],
         support=0.75,
+        model="offline",
+        retries=1,
+        removed_links=2,
     )
     values: dict[str, Any] = {
         "status": pb_conversation.TURN_STATUS_COMPLETED,
@@ -218,9 +223,9 @@ class ScriptedAgent(pb_grpc.AgentServiceServicer, pb_knowledge_grpc.KnowledgeSer
             self._server = None
 
     async def serving(self, *services: str, value: bool = True) -> None:
-        """Set the health of these services; of both where none is named."""
+        """Set the health of these services and parts; of all where none is named."""
         kind = health_pb2.HealthCheckResponse.SERVING if value else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in services or (AGENT_SERVICE, KNOWLEDGE_SERVICE):
+        for service in services or (AGENT_SERVICE, KNOWLEDGE_SERVICE, MODEL_PART, TOOLS_PART):
             await self.health.set(service, kind)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> AsyncIterator[pb.ChatResponse]:  # noqa: N802

@@ -115,6 +115,8 @@ async def serving(
         await client.channel.close()
         await server.stop()
         await parts.turns.close()
+        await parts.toolbox.close()
+        await parts.models.close()
 
 
 @asynccontextmanager

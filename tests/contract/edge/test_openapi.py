@@ -7,6 +7,7 @@ import pytest
 from answerdesk.v1 import agent_service_pb2, conversation_pb2, knowledge_service_pb2
 from pydantic import SecretStr
 
+from edge_api.agent_client.client import PARTS, SERVICES
 from edge_api.agent_client.convert import (
     agent_from_proto,
     citation_from_proto,
@@ -99,12 +100,43 @@ def test_what_is_sent_is_what_is_described() -> None:
     done = event_from_proto(answer("text")[-1])
     assert isinstance(done, Completed)
 
-    # Each forbids extra fields and requires its own.
+    # Each leaves out extra fields and adds its own: what comes out is what went in only where both know the same.
     assert [Citation.model_validate(each).model_dump() for each in done.citations] == done.citations
     assert Usage.model_validate(done.usage).model_dump() == done.usage
     assert Trace.model_validate(done.trace).model_dump() == done.trace
     (offered,) = [event for each in answer("x") if (event := event_from_proto(each)) and hasattr(event, "sources")]
     assert [Passage.model_validate(each).model_dump() for each in offered.sources] == offered.sources
+
+
+def test_a_trace_of_before_is_shown_with_what_has_come_since() -> None:
+    done = event_from_proto(answer("text")[-1])
+    assert isinstance(done, Completed)
+    since = {"model": "", "retries": 0, "removed_links": 0}
+    before = {name: value for name, value in done.trace.items() if name not in since}
+
+    assert Trace.model_validate(before).model_dump() == before | since
+
+
+def test_a_trace_of_a_later_version_is_shown_as_far_as_it_is_known() -> None:
+    done = event_from_proto(answer("text")[-1])
+    assert isinstance(done, Completed)
+    later = done.trace | {"new": 1, "stages": [each | {"new": 1} for each in done.trace["stages"]]}
+
+    assert Trace.model_validate(later).model_dump() == done.trace
+
+
+def test_replies_are_described_with_every_field_of_a_trace(described: dict[str, Any]) -> None:
+    trace = described["components"]["schemas"]["Trace"]
+
+    assert set(trace["required"]) == set(trace["properties"]) == set(Trace.model_fields)
+
+
+def test_health_is_described_with_every_part_by_an_example(described: dict[str, Any]) -> None:
+    ready, health = (described["components"]["schemas"][name] for name in ("Ready", "Health"))
+
+    (needed,), (shown,) = (each["properties"]["checks"]["examples"] for each in (ready, health))
+    assert set(needed) == {"edge", "database", *SERVICES}
+    assert set(shown) == {*needed, *PARTS, "limits"}
 
 
 async def test_documents_searches_and_agents_are_what_is_described() -> None:

@@ -6,6 +6,8 @@ from answerdesk.v1 import conversation_pb2, error_reason_pb2
 from google.protobuf.descriptor import EnumDescriptor
 
 from edge_api.agent_client import convert
+from edge_api.agent_client.events import Completed
+from edge_api.agent_client.schemas import Trace
 from edge_api.errors import EdgeError, LimitedError, UpstreamError
 from edge_api.problem import OWN, REASONS, problem_of
 
@@ -60,6 +62,13 @@ def test_every_value_of_an_enum_has_its_word(
 
     assert {name for name, word in words.items() if word is None} == left_out
     assert all(word is None or name.endswith(word.upper()) for name, word in words.items())
+
+
+def test_every_field_of_a_trace_is_told() -> None:
+    told = convert.event_from_proto(pb.ChatResponse(completed=pb.Completed()))
+    assert isinstance(told, Completed)
+
+    assert set(told.trace) == set(conversation_pb2.Trace.DESCRIPTOR.fields_by_name) == set(Trace.model_fields)
 
 
 def test_every_step_of_a_turn_is_read() -> None:

@@ -10,6 +10,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agent_service.rpc.health_servicer import HealthServicer
+from tests.support.answerers import HeldAnswerer
+from tests.support.served import on_one_loop, serving
+from tests.support.shelf import Shelf
 
 SERVING, NOT_SERVING, UNKNOWN = (
     health_pb2.HealthCheckResponse.SERVING,
@@ -99,3 +102,59 @@ async def test_a_server_that_is_watched_stops_at_once(caplog: pytest.LogCaptureF
         assert time.monotonic() - began < 5
         assert await call.read() is grpc.aio.EOF
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+# --- of the parts that the service can do without ---
+
+ALL_BUT_PARTS = ("", "answerdesk.v1.AgentService", "answerdesk.v1.KnowledgeService")
+
+
+@on_one_loop
+@pytest.mark.parametrize("part", ["model", "tools"])
+async def test_a_part_is_told_by_its_own_name_and_counts_for_no_other(part: str) -> None:
+    async with serving(Shelf()) as served:
+        vitals, health = served.parts.vitals, served.client.health
+        parts = ("answerdesk.model", "answerdesk.tools")
+        assert {await health(each) for each in (*ALL_BUT_PARTS, *parts)} == {"SERVING"}
+
+        vitals.tell(part, "someone", ok=False)
+        assert {each: await health(each) for each in parts} == {
+            each: "NOT_SERVING" if each.endswith(part) else "SERVING" for each in parts
+        }
+        assert {await health(each) for each in ALL_BUT_PARTS} == {"SERVING"}
+
+        vitals.tell(part, "someone", ok=True)
+        assert {await health(each) for each in parts} == {"SERVING"}
+
+
+@on_one_loop
+async def test_the_parts_are_told_also_before_the_service_may_be_used() -> None:
+    async with serving(Shelf(), ready=False) as served:
+        assert await served.client.health("answerdesk.model") == "SERVING"
+        assert await served.client.health() == "NOT_SERVING"
+        served.parts.vitals.tell("model", "someone", ok=False)
+
+        await served.server.ready()
+
+        assert await served.client.health("answerdesk.model") == "NOT_SERVING"
+        assert await served.client.health() == "SERVING"
+
+
+@on_one_loop
+async def test_a_drain_leaves_the_parts_as_they_are() -> None:
+    held = HeldAnswerer()
+    async with serving(Shelf(), answerer=held) as served:
+        served.parts.vitals.tell("tools", "someone", ok=False)
+        running = asyncio.create_task(served.client.chat("why?"))
+        await asyncio.wait_for(held.started.wait(), WAIT_S)
+
+        stopping = asyncio.create_task(served.server.stop())
+        async with asyncio.timeout(WAIT_S):
+            while await served.client.health() == "SERVING":
+                pass
+
+        assert await served.client.health("answerdesk.model") == "SERVING"
+        assert await served.client.health("answerdesk.tools") == "NOT_SERVING"
+        held.release.set()
+        await running
+        await stopping

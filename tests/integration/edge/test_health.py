@@ -3,14 +3,19 @@
 import asyncio
 import socket
 import time
+from typing import Any
 
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2
 from sqlalchemy import event
 
 from edge_api.health import KEPT_S
 from tests.integration.edge.conftest import Edge, StartEdge
-from tests.support.scripted_agent import AGENT_SERVICE, KNOWLEDGE_SERVICE, ScriptedAgent
+from tests.support.scripted_agent import AGENT_SERVICE, KNOWLEDGE_SERVICE, MODEL_PART, TOOLS_PART, ScriptedAgent
+
+PARTS = {"model": "ok", "tools": "ok"}
+PARTS_AWAY = dict.fromkeys(PARTS, "unreachable")
 
 
 async def test_with_everything_up_all_is_ok(http: httpx.AsyncClient) -> None:
@@ -20,7 +25,7 @@ async def test_with_everything_up_all_is_ok(http: httpx.AsyncClient) -> None:
 
     assert (ready.status_code, ready.json()) == (200, {"status": "ok", "checks": checks})
     assert (health.status_code, live.status_code, live.json()) == (200, 200, {"status": "ok"})
-    assert (health.json()["status"], health.json()["checks"]) == ("ok", {**checks, "limits": "ok"})
+    assert (health.json()["status"], health.json()["checks"]) == ("ok", {**checks, **PARTS, "limits": "ok"})
     assert health.json()["version"]
     assert health.json()["uptime_s"] > 0
 
@@ -46,6 +51,63 @@ async def test_the_part_that_does_not_serve_is_named(
     async with asyncio.timeout(10):
         while (await http.get("/readyz")).status_code != 200:
             pass
+
+
+@pytest.mark.parametrize(("service", "part"), [(MODEL_PART, "model"), (TOOLS_PART, "tools")])
+async def test_a_part_that_answers_can_do_without_is_told_and_sends_nobody_away(
+    http: httpx.AsyncClient, agent: ScriptedAgent, service: str, part: str
+) -> None:
+    await agent.serving(service, value=False)
+
+    ready, health = [await http.get(path) for path in ("/readyz", "/health")]
+
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert {name for name, state in health.json()["checks"].items() if state != "ok"} == {part}
+    assert health.json()["checks"][part] == "not_serving"
+    assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+    assert not {"model", "tools"} & ready.json()["checks"].keys()
+    await agent.serving(service)
+    async with asyncio.timeout(10):
+        while (await http.get("/health")).json()["status"] != "ok":
+            pass
+
+
+async def test_of_an_agent_that_does_not_know_its_parts_nothing_is_told(
+    http: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    """As an earlier version."""
+    for part in (MODEL_PART, TOOLS_PART):
+        agent.health._server_status.pop(part)  # type: ignore[attr-defined]
+
+    health = (await http.get("/health")).json()
+
+    assert health["status"] == "ok"
+    assert health["checks"].keys() == {"edge", "database", "agent", "knowledge", "limits"}
+
+
+async def test_a_look_asks_the_agent_four_things_at_once(
+    start_edge: StartEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = ScriptedAgent()
+    asked: list[str] = []
+    all_asked = asyncio.Barrier(4)
+    check = agent.health.Check
+
+    async def together(request: health_pb2.HealthCheckRequest, context: Any) -> Any:
+        asked.append(request.service)
+        await all_asked.wait()
+        return await check(request, context)
+
+    monkeypatch.setattr(agent.health, "Check", together)
+    await agent.start()
+    try:
+        async with start_edge(target=agent.target) as edge:
+            health = await edge.anonymous.get("/health")
+    finally:
+        await agent.stop()
+
+    assert health.json()["status"] == "ok"
+    assert sorted(asked) == sorted((AGENT_SERVICE, KNOWLEDGE_SERVICE, MODEL_PART, TOOLS_PART))
 
 
 async def test_a_crowd_that_asks_how_it_is_costs_a_few_looks(edge: Edge) -> None:
@@ -79,8 +141,10 @@ async def test_an_agent_that_is_away_is_unreachable_while_the_process_lives(
         "agent": "unreachable",
         "knowledge": "unreachable",
     }
+    health = await http.get("/health")
+    assert health.json()["checks"] == {**ready.json()["checks"], **PARTS_AWAY, "limits": "ok"}
+    assert health.status_code == 200
     assert (await http.get("/livez")).status_code == 200
-    assert (await http.get("/health")).status_code == 200
 
 
 @pytest.mark.alone

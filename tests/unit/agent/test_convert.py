@@ -300,6 +300,9 @@ TRACE = Trace(
     dropped_markers=3,
     agents=(AgentName("orchestrator"), AgentName("billing")),
     support=0.75,
+    model="fallback",
+    retries=2,
+    removed_links=4,
 )
 COMPLETED = Completed(
     status=TurnStatus.COMPLETED,
@@ -401,6 +404,7 @@ def test_a_trace_is_sent_whole_but_for_the_texts_of_passages() -> None:
     assert trace.stages == [pb.Stage(name="model", agent="billing", duration_ms=12.5, tokens=7)]
     assert list(trace.agents) == ["orchestrator", "billing"]
     assert list(trace.used) == [1, 2]
+    assert (trace.model, trace.retries, trace.removed_links) == ("fallback", 2, 4)
 
 
 def test_a_trace_lists_at_most_fifty_passages_the_best_ones() -> None:

@@ -40,7 +40,7 @@ def model_of(*stream: Any) -> ScriptedModel:
 
 async def ask(model: Model, sink: ListSink | None = None, max_tokens: int | None = None) -> Any:
     settings = ModelSettings(max_tokens=max_tokens)
-    wrapped = StreamToSink(model, sink or ListSink())
+    wrapped = StreamToSink(model, sink or ListSink(), name="scripted")
     call = wrapped.get_response(
         "You answer.", "What?", settings, [], None, [], ModelTracing.DISABLED, **NO_CONVERSATION
     )
@@ -101,6 +101,7 @@ async def test_every_piece_reaches_the_sink_in_order_and_the_response_comes_back
 
     assert sink.pieces == ["For", "ty."]
     assert sink.outcomes == []
+    assert sink.answered == [("scripted", 0)]
     assert response.output[0].content[0].text == "Forty."
 
 
@@ -312,4 +313,4 @@ async def test_cancelling_closes_the_models_stream() -> None:
 
 def test_the_streaming_runner_is_told_that_it_gets_nothing() -> None:
     with pytest.raises(TypeError, match=r"Runner\.run"):
-        StreamToSink(ScriptedModel(), ListSink()).stream_response()
+        StreamToSink(ScriptedModel(), ListSink(), name="scripted").stream_response()

@@ -70,6 +70,25 @@ def test_every_specialist_of_the_shipped_roster_has_sample_documents() -> None:
         assert list((samples / collection).glob("*.md")), collection
 
 
+def test_the_shipped_roster_gives_tools_to_who_needs_them_and_nobody_a_cancellation() -> None:
+    roster = load_roster()
+
+    assert {agent.name: agent.tools for agent in roster.agents if agent.tools} == {
+        "billing": ("order_status", "search_documents"),
+        "technical": ("search_documents",),
+    }
+    assert "cancel_order" not in {tool.name for tool in roster.tools}
+    assert roster.link_hosts == ("rosterlund.example",)
+
+
+def test_the_shipped_prompts_name_no_tool_that_their_agent_has_not() -> None:
+    roster = load_roster()
+
+    for agent in roster.agents:
+        for tool in roster.tools:
+            assert tool.name not in roster.prompts[agent.name] or tool.name in agent.tools
+
+
 # --- reading ---
 
 
@@ -104,6 +123,16 @@ def test_an_agent_that_is_not_there_has_no_spec(tmp_path: Path) -> None:
     assert loaded(tmp_path, f'entry = "billing"\n{BILLING}').spec("nobody") is None
 
 
+def test_tools_are_had_in_the_agents_order_with_the_usual_limits(tmp_path: Path) -> None:
+    text = f'{ENTRY}{BILLING}tools = ["orders", "find"]{FIND}{ORDERS}{SHOP}url = "http://shop.example/mcp"'
+
+    roster = loaded(tmp_path, text)
+
+    tools = roster.tools_of(roster.agents[0])
+    assert [tool.name for tool in tools] == ["orders", "find"]
+    assert {(tool.timeout_s, tool.max_characters) for tool in tools} == {(10.0, 8_000)}
+
+
 # --- listing ---
 
 
@@ -129,6 +158,20 @@ def test_the_listing_says_what_callers_may_know(tmp_path: Path) -> None:
 # --- broken rules ---
 
 ENTRY = 'entry = "billing"\n'
+FIND = """
+[[tools]]
+name = "find"
+builtin = "search"
+"""
+ORDERS = """
+[[tools]]
+name = "orders"
+mcp_server = "shop"
+"""
+SHOP = """
+[[mcp_servers]]
+name = "shop"
+"""
 
 
 @pytest.mark.parametrize(
@@ -152,6 +195,22 @@ ENTRY = 'entry = "billing"\n'
         (BILLING, "entry"),
         (ENTRY, "agents"),
         (ENTRY + "agents = []", "agents"),
+        (ENTRY + BILLING + 'tools = ["ghost"]', "tools.*does not define.*ghost"),
+        (ENTRY + BILLING + 'tools = ["find", "find"]' + FIND, "tools are named twice"),
+        (ENTRY + BILLING + FIND + FIND, "tools defined twice.*find"),
+        (ENTRY + BILLING + FIND + 'mcp_server = "shop"', "exactly one of builtin, function, mcp_server"),
+        (ENTRY + BILLING + '[[tools]]\nname = "x"', "exactly one of builtin, function, mcp_server"),
+        (ENTRY + BILLING + '[[tools]]\nname = "x"\nfunction = "no colon"', "function"),
+        (ENTRY + BILLING + FIND + "timeout_s = 0", "timeout_s"),
+        (ENTRY + BILLING + FIND + "max_characters = 0", "max_characters"),
+        ('entry = "router"\n' + ROUTER + 'tools = ["find"]' + BILLING + FIND, "router.*no collections to search"),
+        (ENTRY + BILLING + ORDERS, "mcp_servers.*does not define.*shop"),
+        (ENTRY + BILLING + SHOP, "either a command or a url"),
+        (ENTRY + BILLING + SHOP + 'command = ["x"]\nurl = "http://x"', "either a command or a url"),
+        (ENTRY + BILLING + SHOP + 'url = "ftp://x"', "http:// or https://"),
+        (ENTRY + BILLING + SHOP + 'command = ["x"]\nheaders = { A = "B" }', "headers go with a url"),
+        (ENTRY + BILLING + SHOP + 'url = "http://x"\nenv = ["B"]', "env goes with a command"),
+        (ENTRY + BILLING + SHOP + 'url = "http://x"\nheaders = { A = "Bearer secret" }', "headers"),
     ],
     ids=lambda value: value if isinstance(value, str) and "\n" not in value else "",
 )

@@ -398,7 +398,9 @@ Global___AgentSelected: _TypeAlias = AgentSelected  # noqa: Y015
 
 @_typing.final
 class Sources(_message.Message):
-    """The passages offered to the model."""
+    """The passages offered to the model. May be sent again when a tool has found more: the newest list holds, and no marker
+    ever changes its meaning within a turn.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

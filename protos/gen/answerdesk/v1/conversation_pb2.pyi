@@ -407,7 +407,7 @@ class Stage(_message.Message):
     DURATION_MS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Which stage: "retrieval", "model" or "citations"."""
+    """Which stage: "retrieval", "model", "tool" or "citations"."""
     agent: _builtins.str
     """The agent it was done for. Empty: for the turn as a whole."""
     duration_ms: _builtins.float
@@ -446,6 +446,9 @@ class Trace(_message.Message):
     DROPPED_MARKERS_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
     SUPPORT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    REMOVED_LINKS_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Who answered."""
     strategy: Global___Strategy.ValueType
@@ -455,9 +458,17 @@ class Trace(_message.Message):
     cache_hit: _builtins.bool
     """Whether the context came from an earlier turn's passages or from the prepared-context cache."""
     dropped_markers: _builtins.int
-    """Markers in the answer without a matching source or quote; they carry no citation."""
+    """Markers in the answer without a matching source or quote; they carry no citation. Those that name no source are
+    taken out of the answer's text.
+    """
     support: _builtins.float
     """Share of the question's weight in rare words that the best passage holds. 0 to 1, larger is better."""
+    model: _builtins.str
+    """Who wrote the answer; not the agent's own model where a fallback stood in. Empty: no model did."""
+    retries: _builtins.int
+    """Model requests that failed and were made again, at the same model or a fallback."""
+    removed_links: _builtins.int
+    """Links and images taken out of the answer because they led elsewhere than to the documents."""
     @_builtins.property
     def considered(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]:
         """Passages retrieval looked at, best first; at most 50. Their `text` is left out."""
@@ -487,10 +498,13 @@ class Trace(_message.Message):
         dropped_markers: _builtins.int = ...,
         agents: _abc.Iterable[_builtins.str] | None = ...,
         support: _builtins.float = ...,
+        model: _builtins.str = ...,
+        retries: _builtins.int = ...,
+        removed_links: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agents", b"agents", "cache_hit", b"cache_hit", "considered", b"considered", "dropped_markers", b"dropped_markers", "reason", b"reason", "stages", b"stages", "strategy", b"strategy", "support", b"support", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agents", b"agents", "cache_hit", b"cache_hit", "considered", b"considered", "dropped_markers", b"dropped_markers", "model", b"model", "reason", b"reason", "removed_links", b"removed_links", "retries", b"retries", "stages", b"stages", "strategy", b"strategy", "support", b"support", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

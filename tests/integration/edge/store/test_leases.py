@@ -77,7 +77,7 @@ async def test_a_lease_lasts_ten_seconds_by_the_databases_clock(
 ) -> None:
     before = database_now(database, clock)
     for _ in range(2):
-        await one.renew()
+        await one.adopt()
     after = database_now(database, clock)
 
     async with database.unit_of_work() as unit:
@@ -90,7 +90,7 @@ async def test_a_lease_lasts_ten_seconds_by_the_databases_clock(
 async def test_the_turns_of_a_living_edge_are_left_to_it(
     one: Leases, two: Leases, of_one: Service, database: Database
 ) -> None:
-    await one.renew()
+    await one.adopt()
     turn = await ask(of_one)
 
     assert await two.adopt() == []
@@ -101,7 +101,7 @@ async def test_the_turns_of_a_living_edge_are_left_to_it(
 async def test_the_turns_of_an_edge_whose_lease_ran_out_are_taken_over_once(
     one: Leases, two: Leases, of_one: Service, database: Database, clock: StillClock
 ) -> None:
-    await one.renew()
+    await one.adopt()
     turn = await ask(of_one)
     named = await ask(of_one)
     await of_one.name(named, TurnId("agents-name"))
@@ -117,7 +117,7 @@ async def test_the_turns_of_an_edge_whose_lease_ran_out_are_taken_over_once(
 
 
 async def test_the_turns_of_an_edge_that_left_are_taken_over_at_once(one: Leases, two: Leases, of_one: Service) -> None:
-    await one.renew()
+    await one.adopt()
     turn = await ask(of_one)
     await one.release()
 
@@ -156,7 +156,7 @@ async def test_who_takes_turns_over_is_alive(one: Leases, two: Leases, of_one: S
 async def test_the_only_edge_takes_everything_over_when_it_starts(
     two: Leases, one: Leases, of_one: Service, of_two: Service, database: Database
 ) -> None:
-    await one.renew()
+    await one.adopt()
     turns = [await ask(each) for each in (of_one, of_two, of_two)]
     done = await talk(of_one)
 
@@ -224,14 +224,14 @@ async def test_who_adopts_does_not_wait_for_another_and_takes_the_rest(
 async def test_a_paused_edge_that_goes_on_keeps_its_new_turns_and_its_old_ones_are_stored_once(
     one: Leases, two: Leases, of_one: Service, of_two: Service, library: SessionLibrary, clock: StillClock
 ) -> None:
-    await one.renew()
+    await one.adopt()
     old = await ask(of_one, "old")
     clock.pass_s(11)
     # The database's clock is another one where it is a server.
     await age(of_one._database, clock, "one", timedelta(seconds=1))
     (taken,) = await two.adopt()
 
-    await one.renew()
+    await one.adopt()
     await ask(of_one, "new")
 
     assert await two.adopt() == []
@@ -288,8 +288,8 @@ async def test_leases_that_ran_out_are_forgotten_after_an_hour(
     one: Leases, two: Leases, database: Database, clock: StillClock
 ) -> None:
     for name in ("old", "recent"):
-        await Leases(database, name, clock=clock).renew()
-    await one.renew()
+        await Leases(database, name, clock=clock).adopt()
+    await one.adopt()
     await age(database, clock, "old", REMEMBERED + timedelta(seconds=1))
     await age(database, clock, "recent", REMEMBERED - timedelta(seconds=60))
 
@@ -298,8 +298,8 @@ async def test_leases_that_ran_out_are_forgotten_after_an_hour(
     assert {row["id"] for row in await rows(database, "edges")} == {"recent", "one", "two"}
 
 
-async def test_an_edge_may_renew_and_adopt_at_once(one: Leases, database: Database) -> None:
-    results = await together(*(work() for work in (one.renew, one.adopt) * 5))
+async def test_an_edge_may_adopt_several_times_at_once(one: Leases, database: Database) -> None:
+    results = await together(*(one.adopt() for _ in range(10)))
 
     assert kinds(results) == {"ok": 10}
     assert len(await rows(database, "edges")) == 1

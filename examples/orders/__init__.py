@@ -1,0 +1,1 @@
+"""A small MCP server: the orders of the invented company Rosterlund. See `__main__`."""
