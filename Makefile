@@ -14,7 +14,7 @@ GITLEAKS_VERSION := v8.30.1
 WORKERS ?= 2
 # One test after the other goes to who is free. (Marks of groups do nothing: pytest-xdist 3.8 loses them in pytest 9.2.)
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
-CODE := agent_service edge_api tests deploy
+CODE := agent_service edge_api tests deploy examples/orders
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -1,6 +1,6 @@
 """HTTP to one provider: the openai package says where to and with which headers, aiohttp carries it.
 
-The openai package's own stack costs ten times as much for each token (docs/adr/0011-the-hosted-model.md).
+The openai package's own stack costs four to ten times as much for each token: docs/adr/0011-the-hosted-model.md.
 """
 
 import asyncio

@@ -21,6 +21,14 @@ LEAST_OVERLAP = 0.3
 its names and figures, while a wrong marker shares little beyond the subject."""
 
 
+LEAST_RETURNED_SHARE = 0.5
+LEAST_RETURNED_TERMS = 3
+"""How much of a sentence a tool's result must hold, for an answer without a citation to have evidence. Stricter than for
+a quote, which a marker names: nothing says here which result is meant."""
+
+MOST_RESULT_CHARACTERS = 20_000
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """A part of the answer that ends in markers: its last sentence. `span` covers text and markers.
@@ -77,7 +85,9 @@ class StoredQuoteChecker:
         self._store = store
         self._encoder = encoder
 
-    async def check(self, answer: str, sources: Sequence[Source], caller: Caller) -> CheckedCitations:
+    async def check(
+        self, answer: str, sources: Sequence[Source], caller: Caller, results: Sequence[str] = ()
+    ) -> CheckedCitations:
         """See `CitationChecker.check`.
 
         Raises:
@@ -94,7 +104,19 @@ class StoredQuoteChecker:
                     citations.append(citation)
                 else:
                     dropped += 1
-        return CheckedCitations(tuple(citations), dropped)
+        return CheckedCitations(tuple(citations), dropped, self._rests_on(answer, results))
+
+    def _rests_on(self, answer: str, results: Sequence[str]) -> bool:
+        """Whether some sentence of the answer says what a tool has returned."""
+        returned = [frozenset(self._encoder.terms(result[:MOST_RESULT_CHARACTERS])) for result in results]
+        if not returned:
+            return False
+        for sentence in STATEMENT_END.split(answer):
+            said = frozenset(self._encoder.terms(sentence))
+            held = max(len(said & terms) for terms in returned)
+            if held >= LEAST_RETURNED_TERMS and held >= LEAST_RETURNED_SHARE * len(said):
+                return True
+        return False
 
     def _cite(self, answer: str, statement: Statement, source: Source | None, marker: int) -> Citation | None:
         if source is None:

@@ -161,7 +161,7 @@ def _over(times_ms: Sequence[float], ideal_ms: float) -> tuple[float, float]:
 
 
 def machine() -> str:
-    """The processor and how many of it we may use."""
+    """The processor and its cores."""
     with open("/proc/cpuinfo", encoding="utf-8") as info:  # noqa: PTH123 - not a file of ours
         model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "unknown")
-    return f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {model}"
+    return f"{os.cpu_count()} cores, {model}"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 KEY = "sk-planted-for-tests"
 QUESTION = "Where is my order RL-1042, and what does the Enterprise plan cost?"
-LIMITED, DOWN = "Say that you are limited.", "Is the primary model down?"
+LIMITED, DOWN = "Say that you are limited.", "How is a webhook signed while the primary model is down?"
 
 
 def brain(request: Request) -> Reply:
@@ -133,7 +133,7 @@ def test_grpc(hosted: Hosted) -> None:
     reply = grpcurl(hosted.pair, "answerdesk.v1.AgentService/Chat", data={"message": QUESTION})
 
     events = messages(reply.stdout)
-    kinds = [next(kind for kind in event if kind not in {"turnId", "sequence"}) for event in events]
+    kinds = [next(kind for kind in event if kind not in {"turn_id", "sequence"}) for event in events]
     assert kinds[:5] == ["started", "agent", "sources", "tool", "tool"]
     assert set(kinds[5:-1]) == {"token"}
     completed = events[-1]["completed"]

@@ -28,7 +28,7 @@ REPLIES = {
     "length": Reply.length("cut text"),
     "filtered": Reply.filtered("cut text"),
     "refusal": Reply.refusal("I will nöt."),
-    "tools": Reply.tools(("search", {"query": "plans – all"}), ("search", '{"broken')),
+    "tools": Reply.tools(("search", {"query": "plans \u00fc all"}), ("search", '{"broken')),
     "text and tool": Reply.text_and_tool("Let me look.", "search", {"query": "plans"}),
     "uncounted": Reply.text("Forty.").without_usage(),
     "failure": Reply.failure("server_error", after_pieces=2),
@@ -136,7 +136,7 @@ def test_text_and_calls_of_one_answer_are_both_kept(api: str) -> None:
 def test_several_calls_keep_their_order_and_their_arguments_even_if_broken(api: str) -> None:
     heard = hear(api, stream_body(REPLIES["tools"], PATHS[api]))
 
-    assert [arguments for _, arguments in heard.calls] == [json.dumps({"query": "plans – all"}), '{"broken']
+    assert [arguments for _, arguments in heard.calls] == [json.dumps({"query": "plans \u00fc all"}), '{"broken']
     assert [item.call_id for item in heard.items] == ["call_1_0", "call_1_1"]
 
 
@@ -327,7 +327,7 @@ def mutated(body: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.parametrize("name", sorted(REPLIES))
 def test_streams_gone_wrong_end_in_an_answer_or_a_defined_error(api: str, name: str) -> None:
-    """22 times 60 of them."""
+    """Sixty for each reply and API, more than a thousand in all."""
     body = stream_body(REPLIES[name], PATHS[api])
     chance = random.Random(f"{api} {name}")
     for _ in range(60):
