@@ -63,6 +63,14 @@ class Settings(BaseSettings):
             raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
         return value
 
+    @field_validator("openai_base_url", "fallback_base_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        # An address may carry a key: it is not quoted.
+        if value is not None and not _is_http(value):
+            raise ValueError("must be http://HOST... or https://HOST..., usually ending in /v1")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
@@ -124,6 +132,14 @@ def load_settings(environ: Mapping[str, str] = os.environ, **overrides: Any) -> 
         return Settings(**overrides)
     except ValidationError as err:
         raise StartupError("; ".join(map(_problem, err.errors()))) from err
+
+
+def _is_http(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def _is_redis(address: str) -> bool:

@@ -9,7 +9,7 @@ from agent_service.types import Caller, CheckedCitations, Citation, DocumentId, 
 
 MARKERS = re.compile(r"\s*\[\d{1,3}\](?:[\s,;]*\[\d{1,3}\])*")
 MARKER = re.compile(r"\[(\d{1,3})\]")
-INDEX = re.compile(r"(?<=\w)\[\d{1,3}\](?=\.?\w|\()")
+INDEX = re.compile(r"(?<=\w)\[\d{1,3}\](?=\.?\w|\()", re.ASCII)
 """As in items[0].price: no marker, but a place in something."""
 
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)

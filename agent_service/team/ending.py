@@ -5,7 +5,7 @@ from agent_service.types import CheckedCitations, Outcome, Trace
 
 
 def outcome_of(desk: TurnDesk, checked: CheckedCitations) -> Outcome:
-    """Decided by what could be checked, never by a phrase: an answer has evidence in a valid quote or a tool's result."""
+    """Decided by what could be checked, never by a phrase: evidence is a valid quote, or a tool's result."""
     if desk.special_outcome is not None:
         return desk.special_outcome
     return Outcome.ANSWERED if checked.citations or checked.rests_on_results else Outcome.NO_EVIDENCE

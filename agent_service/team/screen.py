@@ -1,22 +1,270 @@
-"""What of a model's text may be shown: decided while it streams."""
+"""What of a model's text may be shown, decided while it streams.
 
+A model may have been talked into anything by what it read. Whatever it writes, a reader sees no marker without a
+source, and no link or image that leads elsewhere than the roster and the documents allow: docs/adr/0013-the-screen.md.
+"""
+
+import html
+import re
+import unicodedata
 from collections.abc import Callable
+
+REMOVED = "[link removed]"
+
+MOST_HELD = 1_024
+"""Most characters that wait for their judgement. What is longer is judged in parts."""
+
+LONGEST_PLAIN = 256
+"""Plain characters of one word that are looked at together: writing without blanks has words as long as its text."""
+
+WEB_SCHEMES = r"(?:https?|ftps?|wss?)"
+NO_ADDRESS = r"\s<>\"'`"
+
+START = re.compile(
+    rf"[\[\]<`&:/\\]|(?<![a-z0-9_])(?:(?:{WEB_SCHEMES}|javascript|vbscript|data|file)(?=:)|www\.)",
+    re.IGNORECASE | re.ASCII,
+)
+"""Where in a word something may begin that has to be judged. What comes before it in the word is never changed."""
+
+MAY_START = re.compile(
+    r"(?<![a-z0-9_])(?:h|ht|htt|https?|ft?|ftps?|wss?|w|ww|www|fi|fil|file"
+    r"|j|ja|jav|java|javas|javasc|javascr|javascri|javascrip|javascript"
+    r"|v|vb|vbs|vbsc|vbscr|vbscri|vbscrip|vbscript|d|da|dat|data)\Z",
+    re.IGNORECASE | re.ASCII,
+)
+"""The end of a piece that may turn out to be such a beginning."""
+
+MARKER = re.compile(r"\[(\d{1,3})\]", re.ASCII)
+MARKERS = re.compile(r"(?:\[\d{1,3}\])+", re.ASCII)
+INDEX = re.compile(r"(?<=[A-Za-z0-9_])\[\d{1,3}\](?=\.?[A-Za-z0-9_]|\()", re.ASCII)
+"""As in items[0].price: no marker, but a place in something."""
+
+CODE_FENCE = re.compile(r"(```|`)")
+
+DESTINATION = re.compile(r"\]\(\s*<?((?:\\.|[^\s()<>\\]|\([^\s()]*\))*)>?\)?")
+"""Of a Markdown link or image: after its text, up to its end or to its title."""
+
+HAS_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:|[/\\]{2}|\\", re.IGNORECASE | re.ASCII)
+"""How an address begins that leads elsewhere, or that a browser may take for one."""
+
+AUTOLINK = re.compile(r"<([a-z][a-z0-9+.-]{1,31}:[^\s<>]*)>", re.IGNORECASE | re.ASCII)
+
+ELEMENT = re.compile(
+    r"<(?=/?(?:a|applet|area|audio|base|body|button|embed|form|frame|frameset|html|iframe|image|img|input|link|math|meta"
+    r"|object|picture|portal|script|source|style|svg|template|track|video)(?![\w-]))",
+    re.IGNORECASE | re.ASCII,
+)
+"""The beginning of an HTML element that links, loads, runs or changes a page."""
+
+REST = rf"[^{NO_ADDRESS}/?#]*(?:[/?#][!-~]*?(?=[{NO_ADDRESS}]|[^!-~]|\Z))?"
+URL = re.compile(
+    rf"(?P<web>(?<![a-z0-9+.-]){WEB_SCHEMES}:[\\/]*{REST})"
+    rf"|(?P<script>(?<![a-z0-9_])(?:javascript|vbscript|file):(?=[^\s])[^{NO_ADDRESS}]*)"
+    rf"|(?P<data>(?<![a-z0-9_])data:[a-z]+/[^{NO_ADDRESS}]*)"
+    rf"|(?P<cut>\A:[\\/]{{2}}{REST})"
+    rf"|(?P<bare>(?<![:\w\\/])//(?=[\w-]+(?:\.[\w-]+)+|localhost|\[){REST})"
+    rf"|(?P<www>(?<![\w.-])www\.(?=[\w-]){REST})",
+    re.IGNORECASE | re.ASCII,
+)
+SCHEME_BEFORE = re.compile(rf"{WEB_SCHEMES}\Z", re.IGNORECASE | re.ASCII)
+
+AFTER_ADDRESS = ".,;:!?*_)]}|~"
+"""What ends a sentence or closes a bracket belongs to the text and not to the address before it."""
+
+NOT_SEEN = re.compile(r"[\u00ad\u200b\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
+"""Characters that take no place, or turn others around: they hide from a person what a machine reads, so they are left
+out. Those that join and part letters (U+200C, U+200D) and plain direction marks are writing."""
 
 
 class AnswerScreen:
-    """Takes a model's text in pieces and gives back what may be shown of it."""
+    """Takes a model's text in pieces and gives back what may be shown of it.
+
+    The text is judged word by word, so how it was cut into pieces makes no difference to what comes out. Of a word
+    that has nothing to be judged everything is given back at once.
+    """
 
     def __init__(self, is_source: Callable[[int], bool], may_lead_to: Callable[[str], bool]) -> None:
         """`is_source`: whether a marker's number has a source. `may_lead_to`: whether a URL may be shown."""
         self._is_source = is_source
         self._may_lead_to = may_lead_to
+        self._buffer = ""
+        self._shown = 0
+        self._before = ""
+        self._code = ""
         self.dropped_markers = 0
         self.removed_links = 0
 
     def feed(self, text: str) -> str:
         """Take a piece; what can be shown by now."""
-        return text
+        self._buffer += NOT_SEEN.sub("", text)
+        return self._judged(is_whole=False)
 
     def end(self) -> str:
         """No more comes; what is left to show."""
-        return ""
+        return self._judged(is_whole=True)
+
+    def _judged(self, *, is_whole: bool) -> str:
+        out: list[str] = []
+        while self._buffer:
+            start = len(self._buffer) - len(self._buffer.lstrip())
+            end = self._word_end(start)
+            if end is None and not is_whole:
+                # Blanks wait for what follows them: a marker may be taken out with those before it.
+                show = start + self._plain(self._led(start), self._buffer[start:])
+                if show > max(start, self._shown):
+                    out.append(self._buffer[self._shown : show])
+                    self._shown = show
+                break
+            end = len(self._buffer) if end is None else end
+            judged = self._judge(self._buffer[:start], self._buffer[start:end], self._buffer[end : end + 1])
+            out.append(judged[self._shown :])
+            self._before = self._buffer[end - 1 : end]
+            self._buffer = self._buffer[end:]
+            self._shown = 0
+        return "".join(out)
+
+    def _word_end(self, start: int) -> int | None:
+        """Where the word that begins at `start` ends; None where that is not known yet."""
+        text = self._buffer
+        end = _next_blank(text, start)
+        # A destination may begin after blanks.
+        while end is not None and text[start:end].endswith(("](", "](<")):
+            end = _next_blank(text, len(text) - len(text[end:].lstrip()))
+        word = text[start:end]
+        before = self._led(start)
+        begin = self._plain(before, word, is_whole=end is not None)
+        if begin > LONGEST_PLAIN:
+            return start + LONGEST_PLAIN
+        markers = MARKERS.match(word, begin)
+        if markers is not None and markers.end() < len(word) and _ends_markers(before, word, markers):
+            return start + markers.end()
+        if len(word) - begin > MOST_HELD:
+            return start + begin + MOST_HELD
+        return end
+
+    def _led(self, start: int) -> str:
+        """The character before the word that begins at `start`: it decides whether an address can begin there."""
+        return self._buffer[start - 1] if start else self._before
+
+    @staticmethod
+    def _plain(before: str, word: str, *, is_whole: bool = False) -> int:
+        """How much of a word, from its beginning, is never changed."""
+        led = before + word
+        found = START.search(led, len(before)) or (None if is_whole else MAY_START.search(led, len(before)))
+        return found.start() - len(before) if found else len(word)
+
+    def _judge(self, blanks: str, word: str, following: str) -> str:
+        """A whole word with the blanks before it, as it may be shown."""
+        if "\n" in blanks and self._code == "`":
+            # Code within a line ends with it.
+            self._code = ""
+        before = blanks[-1:] or self._before
+        plain = self._plain(before, word, is_whole=True)
+        begin, rest = word[:plain], word[plain:]
+        if not rest:
+            return blanks + word
+        dropped = self.dropped_markers
+        rest = self._without_markers(begin[-1:] or before, self._without_links(begin, rest))
+        if self.dropped_markers > dropped and not begin and "\n" not in blanks:
+            next_character = rest[:1] or following
+            if not next_character or next_character.isspace() or next_character in ".,;:!?)":
+                return rest
+        return blanks + begin + rest
+
+    # --- links ---
+
+    def _without_links(self, begin: str, text: str) -> str:
+        if self._hides_an_address(text):
+            self.removed_links += 1
+            return REMOVED
+        text = DESTINATION.sub(self._destination, text)
+        text = AUTOLINK.sub(self._autolink, text)
+        text = ELEMENT.sub(self._element, text)
+        return URL.sub(lambda found: self._address(begin, found), text)
+
+    def _hides_an_address(self, text: str) -> bool:
+        """Whether an address is written so that only a renderer finds it."""
+        if "&" not in text and text.isascii():
+            return False
+        once = html.unescape(text)
+        seen = NOT_SEEN.sub("", unicodedata.normalize("NFKC", html.unescape(once)))
+        return seen != text and len(_addresses(seen)) > len(_addresses(text))
+
+    def _destination(self, found: re.Match[str]) -> str:
+        given = found[1]
+        meant = NOT_SEEN.sub("", re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", html.unescape(given)))
+        leads_elsewhere = HAS_SCHEME.match(meant.lstrip()) or HAS_SCHEME.match(given)
+        if not given or not leads_elsewhere or self._may_lead_to(given):
+            return found[0]
+        self.removed_links += 1
+        return "]"
+
+    def _autolink(self, found: re.Match[str]) -> str:
+        if self._may_lead_to(found[1]) or URL.match(found[1]):
+            return found[0]
+        # Only its brackets make it a link.
+        self.removed_links += 1
+        return found[1]
+
+    def _element(self, _: re.Match[str]) -> str:
+        self.removed_links += 1
+        return "&lt;"
+
+    def _address(self, begin: str, found: re.Match[str]) -> str:
+        kind, whole = str(found.lastgroup), found[0]
+        address = whole.rstrip(AFTER_ADDRESS)
+        scheme = SCHEME_BEFORE.search(begin)
+        if kind == "cut" and scheme is None:
+            # Of a scheme that no renderer makes a link of.
+            return whole
+        if kind in {"web", "cut"} and not address.partition(":")[2].strip("\\/"):
+            # It says how addresses begin, and has none.
+            return whole
+        before = {"cut": scheme[0] if scheme else "", "bare": "https:", "www": "https://"}.get(kind, "")
+        if kind not in {"script", "data"} and self._may_lead_to(before + address):
+            return whole
+        self.removed_links += 1
+        return REMOVED + whole[len(address) :]
+
+    # --- markers ---
+
+    def _without_markers(self, before: str, text: str) -> str:
+        """Without those that have no source; in code nothing is a marker."""
+        parts = CODE_FENCE.split(text)
+        for place, part in enumerate(parts):
+            if part == "```" or (part == "`" and self._code != "```"):
+                self._code = "" if self._code == part else self._code or part
+            elif not self._code:
+                led = (before if place == 0 else "`") + part
+                parts[place] = self._marked(led)[len(led) - len(part) :]
+        return "".join(parts)
+
+    def _marked(self, text: str) -> str:
+        indices = {found.start() for found in INDEX.finditer(text)}
+
+        def keep(found: re.Match[str]) -> str:
+            if found.start() in indices or self._is_source(int(found[1])):
+                return found[0]
+            self.dropped_markers += 1
+            return ""
+
+        return MARKER.sub(keep, text)
+
+
+def _ends_markers(before: str, word: str, markers: re.Match[str]) -> bool:
+    """Whether what follows these markers makes no link and no index of them."""
+    following = word[markers.end()]
+    led = word[markers.start() - 1] if markers.start() else before
+    is_index = led.isascii() and (led.isalnum() or led == "_")
+    return following not in "([:" and not (is_index and (following == "." or following.isalnum()))
+
+
+def _next_blank(text: str, start: int) -> int | None:
+    found = re.compile(r"\s").search(text, start)
+    return found.start() if found else None
+
+
+def _addresses(text: str) -> list[str]:
+    return [found[0] for found in URL.finditer(text)] + [
+        found[1] for found in DESTINATION.finditer(text) if HAS_SCHEME.match(found[1])
+    ]

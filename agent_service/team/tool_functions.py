@@ -3,7 +3,6 @@
 import asyncio
 import contextvars
 import functools
-import importlib
 import inspect
 import json
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from agent_service.errors import StartupError
 from agent_service.team.desk import TurnDesk
+from agent_service.team.importing import imported
 from agent_service.team.tool_arguments import parsed
 from agent_service.team.tool_call import ToolBody, ToolOffer, ToolText
 from agent_service.team.tool_spec import ToolSpec
@@ -37,13 +37,7 @@ def load_function(spec: ToolSpec, threads: Executor) -> tuple[ToolOffer, ToolBod
         StartupError: it cannot be imported, or its signature cannot be offered.
     """
     named = f"AGENT_ROSTER: tool {spec.name!r}: function {spec.function!r}"
-    module, _, attribute = (spec.function or "").partition(":")
-    try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except Exception as err:  # a module may fail on import as it likes
-        raise StartupError(f"{named} cannot be imported: {type(err).__name__}: {err}") from err
-    if not callable(function):
-        raise StartupError(f"{named} is no function")
+    function = imported(spec.function or "", f"tool {spec.name!r}")
     try:
         schema = function_schema(function, name_override=spec.name)
         hints = [hint for name, hint in get_type_hints(function).items() if name != "return"]

@@ -1,8 +1,8 @@
 """What the roster says of tools, of the servers they come from, and of guardrails."""
 
-import re
 from typing import Annotated, Literal, Self
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,64}$")]
@@ -76,8 +76,8 @@ class GuardrailSpec(BaseModel):
     def _compiles(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                re.compile(value)
-            except re.error as err:
+                regex.compile(value)
+            except regex.error as err:
                 raise ValueError(f"is no regular expression: {err}") from err
         return value
 

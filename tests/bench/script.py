@@ -9,7 +9,7 @@ MARK = b"t~"
 
 START = b"Case "
 SENTENCE = re.compile(rb"Case (\w+): (\d+) tokens at (\d+)/s after (\d+) ms")
-QUESTION = "Our integration runs into time-outs. How long does the API wait for an answer, and when should we retry?"
+QUESTION = "How long does the API wait before a request times out?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,9 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "AGENT_MODEL_PROVIDER": ("offline", "model_provider", "offline"),
     "AGENT_OPENAI_API": ("chat_completions", "openai_api", "chat_completions"),
     "AGENT_MODEL": ("large", "model", "large"),
+    "AGENT_FALLBACK_MODELS": ("second, third", "fallback_models", "second, third"),
+    "AGENT_FALLBACK_BASE_URL": ("http://127.0.0.1:2/v1", "fallback_base_url", "http://127.0.0.1:2/v1"),
+    "AGENT_FALLBACK_API_KEY": ("sk-2", "fallback_api_key", SecretStr("sk-2")),
     "AGENT_MODEL_TIMEOUT_S": ("2.5", "model_timeout_s", 2.5),
     "AGENT_OFFLINE_DELAY_S": ("0", "offline_delay_s", 0.0),
     "OPENAI_API_KEY": ("sk-1", "openai_api_key", SecretStr("sk-1")),
@@ -99,6 +102,15 @@ def test_a_variable_sets_its_field(monkeypatch: pytest.MonkeyPatch, variable: st
     value, field, expected = VARIABLES[variable]
 
     assert getattr(loaded(monkeypatch, NEEDED.get(variable, {}) | {variable: value}), field) == expected
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_BASE_URL", "AGENT_FALLBACK_BASE_URL"])
+@pytest.mark.parametrize("address", ["localhost:8000", "ftp://x/v1", "http://", "http://x:port/v1"])
+def test_an_address_of_a_model_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, address: str
+) -> None:
+    with pytest.raises(StartupError, match=rf"^{variable}: must be http"):
+        loaded(monkeypatch, {variable: address})
 
 
 def test_the_table_above_has_every_variable() -> None:

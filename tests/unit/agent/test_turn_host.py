@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import math
+import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import replace
@@ -153,13 +155,16 @@ async def test_two_requests_without_an_id_are_two_turns() -> None:
     assert len(answerer.requests) == 2
 
 
-async def test_the_answerer_gets_the_request_as_it_was_asked() -> None:
+async def test_the_answerer_gets_the_request_as_it_was_asked_with_its_deadline() -> None:
     answerer = ScriptedAnswerer(ANSWERED)
     request = replace(REQUEST, history=(Message(Role.USER, "Hello"),), max_output_tokens=7)
 
-    await events_of(follow(host_of(answerer), request))
+    before = time.monotonic()
+    await events_of(follow(host_of(answerer), request, budget_s=5.0))
 
-    assert answerer.requests == [request]
+    (asked,) = answerer.requests
+    assert replace(asked, deadline=math.inf) == request
+    assert before < asked.deadline <= time.monotonic() + 5.0
 
 
 async def test_running_counts_the_turns_under_way() -> None:
