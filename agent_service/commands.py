@@ -27,9 +27,8 @@ from agent_service.rpc.interceptors import LOCAL
 from agent_service.rpc.tls import ClientTls, client_tls
 from agent_service.server import on_loopback, serve
 from agent_service.settings import Settings
-from agent_service.team.spec import DEFAULT_ROSTER, load_roster
 from agent_service.types import Access, CollectionName, Question, SourceDocument
-from agent_service.wiring import open_pipeline, open_searcher, open_store, wire
+from agent_service.wiring import checked_roster, open_pipeline, open_searcher, open_store, wire
 
 SHOWN_PROBLEMS = 20
 """Problems printed one by one; beyond, their number."""
@@ -208,8 +207,11 @@ def _advise(problems: Sequence[str], access: Access) -> None:
 
 def check_roster(settings: Settings) -> int:
     """Check the roster and print the team."""
-    roster = load_roster(settings.roster or DEFAULT_ROSTER)
+    roster = checked_roster(settings)
     for agent in roster.listing(settings.model if settings.provider == "openai" else "offline"):
         reads = f"{agent.strategy} over {', '.join(agent.collections)}" if agent.strategy else "routes"
         print(f"{agent.name:<16} {reads:<28} {agent.model:<14} {agent.description}")  # noqa: T201
+        spec = roster.spec(agent.name)
+        if spec is not None and spec.tools:
+            print(f"{'':<16} may call {', '.join(spec.tools)}")  # noqa: T201
     return 0

@@ -12,12 +12,14 @@ from agent_service.retrieval.routing import Specialist, SupportRouter
 from agent_service.retrieval.search import Searcher
 from agent_service.retrieval.selection import SentenceRanker
 from agent_service.retrieval.sparse import Bm25Encoder
+from agent_service.retrieval.stores.memory import InMemoryStore
 from agent_service.retrieval.strategies.cag import CagStrategy
 from agent_service.retrieval.strategies.hybrid import HybridStrategy
 from agent_service.retrieval.strategies.rag import RagStrategy
 from agent_service.retrieval.support import SupportCheck
 from agent_service.rpc.turn_codec import ProtoTurnCodec
 from agent_service.settings import Settings
+from agent_service.team.guardrails import Guardrails
 from agent_service.team.run import ModelsForTurn, TeamAnswerer
 from agent_service.team.spec import DEFAULT_ROSTER, AgentSpec, Roster, load_roster
 from agent_service.team.toolbox import Toolbox
@@ -96,6 +98,20 @@ def open_searcher(settings: Settings, store: VectorStore) -> Searcher:
     encoder = Bm25Encoder()
     roster = load_roster(settings.roster or DEFAULT_ROSTER)
     return Searcher(store, encoder, SupportCheck(store, encoder), roster.collections)
+
+
+def checked_roster(settings: Settings) -> Roster:
+    """The roster, with all that it names found: prompt files, functions, and the variables of tool servers.
+
+    Raises:
+        StartupError: the roster breaks a rule, or something is missing.
+    """
+    roster = load_roster(settings.roster or DEFAULT_ROSTER)
+    store, encoder = InMemoryStore(), Bm25Encoder()
+    searcher = Searcher(store, encoder, SupportCheck(store, encoder), roster.collections)
+    Toolbox(roster, searcher, connects=settings.provider != "offline")
+    Guardrails(roster.guardrails)
+    return roster
 
 
 def wire(settings: Settings, store: VectorStore) -> Parts:

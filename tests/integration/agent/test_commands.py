@@ -216,7 +216,42 @@ def test_check_roster_prints_the_team(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
     assert main_module.main(["check-roster"]) == 0
-    assert "hybrid over billing" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "hybrid over billing" in printed
+    assert "may call order_status, search_documents" in printed
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (
+            '[[tools]]\nname = "x"\nfunction = "nowhere.at:all"',
+            "tool 'x': function 'nowhere.at:all' cannot be imported",
+        ),
+        (
+            '[[guardrails]]\nname = "x"\non = "input"\nfunction = "json:nothing"',
+            "guardrail 'x': function 'json:nothing'",
+        ),
+        ('[[guardrails]]\nname = "x"\non = "output"\npattern = "("', "is no regular expression"),
+        (
+            '[[mcp_servers]]\nname = "s"\nurl = "http://127.0.0.1:1/mcp"\nheaders = { A = "NOT_SET_ANYWHERE" }\n'
+            '[[tools]]\nname = "t"\nmcp_server = "s"',
+            "NOT_SET_ANYWHERE is not set",
+        ),
+    ],
+)
+def test_check_roster_finds_what_is_missing_around_it(
+    tmp_path: Path, table: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
+    (tmp_path / "prompt.md").write_text("You answer.")
+    roster = tmp_path / "roster.toml"
+    agent = '[[agents]]\nname = "a"\ndescription = "A."\ninstructions = "prompt.md"\n'
+    roster.write_text(f'entry = "a"\n{agent}tools = {["t"] if "mcp" in table else []}\n{table}\n')
+    monkeypatch.setenv("AGENT_ROSTER", str(roster))
+
+    assert main_module.main(["check-roster"]) == main_module.STARTUP_FAILED
+    assert says in capsys.readouterr().err
 
 
 def test_main_ingests_and_searches(
