@@ -17,17 +17,20 @@ MOST_HELD = 1_024
 LONGEST_PLAIN = 256
 """Plain characters of one word that are looked at together: writing without blanks has words as long as its text."""
 
+LED_BY = 12
+"""Characters before a part that are remembered: more than a scheme has, which a part may begin within."""
+
 WEB_SCHEMES = r"(?:https?|ftps?|wss?)"
 NO_ADDRESS = r"\s<>\"'`"
 
 START = re.compile(
-    rf"[\[\]<`&:/\\]|(?<![a-z0-9_])(?:(?:{WEB_SCHEMES}|javascript|vbscript|data|file)(?=:)|www\.)",
+    rf"[\[\]<`&:/\\]|(?<![a-z0-9])(?:(?:{WEB_SCHEMES}|javascript|vbscript|data|file)(?=:)|www\.)",
     re.IGNORECASE | re.ASCII,
 )
 """Where in a word something may begin that has to be judged. What comes before it in the word is never changed."""
 
 MAY_START = re.compile(
-    r"(?<![a-z0-9_])(?:h|ht|htt|https?|ft?|ftps?|wss?|w|ww|www|fi|fil|file"
+    r"(?<![a-z0-9])(?:h|ht|htt|https?|ft?|ftps?|wss?|w|ww|www|fi|fil|file"
     r"|j|ja|jav|java|javas|javasc|javascr|javascri|javascrip|javascript"
     r"|v|vb|vbs|vbsc|vbscr|vbscri|vbscrip|vbscript|d|da|dat|data)\Z",
     re.IGNORECASE | re.ASCII,
@@ -39,10 +42,17 @@ MARKERS = re.compile(r"(?:\[\d{1,3}\])+", re.ASCII)
 INDEX = re.compile(r"(?<=[A-Za-z0-9_])\[\d{1,3}\](?=\.?[A-Za-z0-9_]|\()", re.ASCII)
 """As in items[0].price: no marker, but a place in something."""
 
-CODE_FENCE = re.compile(r"(```|`)")
+CODE_ENDS = re.compile(r"(`+|\n)")
+"""What begins and ends code. Without a fence it does not go on in the next line."""
 
 DESTINATION = re.compile(r"\]\(\s*<?((?:\\.|[^\s()<>\\]|\([^\s()]*\))*)>?\)?")
 """Of a Markdown link or image: after its text, up to its end or to its title."""
+
+DEFINITION = re.compile(r"(\]:\s*<?)([^\s<>]+)")
+"""Where a reference leads, as in [1]: //host/path."""
+
+BEFORE_DESTINATION = ("](", "](<", "]:", "]:<")
+"""After these a destination may follow behind blanks."""
 
 HAS_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:|[/\\]{2}|\\", re.IGNORECASE | re.ASCII)
 """How an address begins that leads elsewhere, or that a browser may take for one."""
@@ -56,20 +66,33 @@ ELEMENT = re.compile(
 )
 """The beginning of an HTML element that links, loads, runs or changes a page."""
 
+ATTRIBUTED = re.compile(r"<(?=[a-z][a-z0-9-]*(?:\Z|/(?!>)))", re.IGNORECASE | re.ASCII)
+"""The beginning of any element that may have attributes: of a word, where blanks follow. They could run something."""
+
 REST = rf"[^{NO_ADDRESS}/?#]*(?:[/?#][!-~]*?(?=[{NO_ADDRESS}]|[^!-~]|\Z))?"
 URL = re.compile(
-    rf"(?P<web>(?<![a-z0-9+.-]){WEB_SCHEMES}:[\\/]*{REST})"
+    rf"(?P<web>(?<![a-z]){WEB_SCHEMES}:[\\/]*{REST})"
     rf"|(?P<script>(?<![a-z0-9_])(?:javascript|vbscript|file):(?=[^\s])[^{NO_ADDRESS}]*)"
     rf"|(?P<data>(?<![a-z0-9_])data:[a-z]+/[^{NO_ADDRESS}]*)"
     rf"|(?P<cut>\A:[\\/]{{2}}{REST})"
     rf"|(?P<bare>(?<![:\w\\/])//(?=[\w-]+(?:\.[\w-]+)+|localhost|\[){REST})"
-    rf"|(?P<www>(?<![\w.-])www\.(?=[\w-]){REST})",
+    rf"|(?P<www>(?<![a-z0-9])www\.(?=[\w-]|[^\x00-\x7f]){REST})",
     re.IGNORECASE | re.ASCII,
 )
 SCHEME_BEFORE = re.compile(rf"{WEB_SCHEMES}\Z", re.IGNORECASE | re.ASCII)
 
+HAS_PATH = re.compile(r"(?://|www\.)[^/?#]*[/?#]", re.IGNORECASE)
+HOST_GOES_ON = re.compile(r"[\"'`][^\s/?#<>^|\[\]]*\.[a-z0-9-]+\.?(?::\d*)?(?=[/?#\s<>]|\Z)", re.IGNORECASE | re.ASCII)
+"""What a renderer that ends addresses at blanks only would take for more of the host before it."""
+
+ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
+"""A character that Markdown shows without the backslash before it."""
+
 AFTER_ADDRESS = ".,;:!?*_)]}|~"
 """What ends a sentence or closes a bracket belongs to the text and not to the address before it."""
+
+UNDECIDED = re.compile(r"\][(:]|\]\Z|[<&:\\]|(?:/|//[\w-]*)\Z|www\.", re.IGNORECASE | re.ASCII)
+"""In a part of a word that was cut anywhere: what may go on in the next part."""
 
 NOT_SEEN = re.compile(r"[\u00ad\u200b\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
 """Characters that take no place, or turn others around: they hide from a person what a machine reads, so they are left
@@ -107,6 +130,10 @@ class AnswerScreen:
         out: list[str] = []
         while self._buffer:
             start = len(self._buffer) - len(self._buffer.lstrip())
+            if start > MOST_HELD:
+                out.append(self._judge(self._buffer[:MOST_HELD], "", ""))
+                self._take(MOST_HELD)
+                continue
             end = self._word_end(start)
             if end is None and not is_whole:
                 # Blanks wait for what follows them: a marker may be taken out with those before it.
@@ -118,32 +145,34 @@ class AnswerScreen:
             end = len(self._buffer) if end is None else end
             judged = self._judge(self._buffer[:start], self._buffer[start:end], self._buffer[end : end + 1])
             out.append(judged[self._shown :])
-            self._before = self._buffer[end - 1 : end]
-            self._buffer = self._buffer[end:]
+            self._take(end)
             self._shown = 0
         return "".join(out)
+
+    def _take(self, end: int) -> None:
+        self._before = (self._before + self._buffer[:end])[-LED_BY:]
+        self._buffer = self._buffer[end:]
 
     def _word_end(self, start: int) -> int | None:
         """Where the word that begins at `start` ends; None where that is not known yet."""
         text = self._buffer
         end = _next_blank(text, start)
-        # A destination may begin after blanks.
-        while end is not None and text[start:end].endswith(("](", "](<")):
+        while end is not None and text[start:end].endswith(BEFORE_DESTINATION):
             end = _next_blank(text, len(text) - len(text[end:].lstrip()))
         word = text[start:end]
         before = self._led(start)
         begin = self._plain(before, word, is_whole=end is not None)
         if begin > LONGEST_PLAIN:
             return start + LONGEST_PLAIN
-        markers = MARKERS.match(word, begin)
+        markers = MARKERS.match(word, begin, begin + MOST_HELD)
         if markers is not None and markers.end() < len(word) and _ends_markers(before, word, markers):
             return start + markers.end()
         if len(word) - begin > MOST_HELD:
-            return start + begin + MOST_HELD
+            return start + begin + _part(word[begin : begin + MOST_HELD])
         return end
 
     def _led(self, start: int) -> str:
-        """The character before the word that begins at `start`: it decides whether an address can begin there."""
+        """What is right before the word that begins at `start`: it decides whether an address can begin there."""
         return self._buffer[start - 1] if start else self._before
 
     @staticmethod
@@ -155,8 +184,7 @@ class AnswerScreen:
 
     def _judge(self, blanks: str, word: str, following: str) -> str:
         """A whole word with the blanks before it, as it may be shown."""
-        if "\n" in blanks and self._code == "`":
-            # Code within a line ends with it.
+        if "\n" in blanks and not _is_fence(self._code):
             self._code = ""
         before = blanks[-1:] or self._before
         plain = self._plain(before, word, is_whole=True)
@@ -164,7 +192,13 @@ class AnswerScreen:
         if not rest:
             return blanks + word
         dropped = self.dropped_markers
-        rest = self._without_markers(begin[-1:] or before, self._without_links(begin, rest))
+        # Markers first: what they stood between may be an address once they are gone.
+        is_cut = len(rest) > MOST_HELD - 5 and _goes_on(rest, following)
+        rest = self._without_links(before + begin, self._without_markers((before + begin)[-1:], rest))
+        if is_cut and not rest.endswith(REMOVED) and (UNDECIDED.search(rest) or MAY_START.search(rest)):
+            # The next part could make an address of it.
+            self.removed_links += 1
+            rest += REMOVED
         if self.dropped_markers > dropped and not begin and "\n" not in blanks:
             next_character = rest[:1] or following
             if not next_character or next_character.isspace() or next_character in ".,;:!?)":
@@ -173,31 +207,56 @@ class AnswerScreen:
 
     # --- links ---
 
-    def _without_links(self, begin: str, text: str) -> str:
-        if self._hides_an_address(text):
+    def _without_links(self, led: str, text: str) -> str:
+        """`led`: what is right before the text."""
+        if self._hides_an_address(led, text):
             self.removed_links += 1
             return REMOVED
-        text = DESTINATION.sub(self._destination, text)
+        text = DEFINITION.sub(self._definition, DESTINATION.sub(self._destination, text))
         text = AUTOLINK.sub(self._autolink, text)
         text = ELEMENT.sub(self._element, text)
-        return URL.sub(lambda found: self._address(begin, found), text)
+        text = ATTRIBUTED.sub("&lt;", text)
+        return URL.sub(lambda found: self._address(led, found), text)
 
-    def _hides_an_address(self, text: str) -> bool:
+    def _hides_an_address(self, led: str, text: str) -> bool:
         """Whether an address is written so that only a renderer finds it."""
-        if "&" not in text and text.isascii():
+        if "&" not in text and "\\" not in text and text.isascii():
             return False
+        text = led + text
         once = html.unescape(text)
         seen = NOT_SEEN.sub("", unicodedata.normalize("NFKC", html.unescape(once)))
-        return seen != text and len(_addresses(seen)) > len(_addresses(text))
+        # As it stands, as Markdown takes a backslash, and as browsers do.
+        readings = {seen, ESCAPED.sub(r"\1", seen), seen.replace("\\", "/")} - {text}
+        known = set(_addresses(text))
+        return any(
+            not self._allows(found) for reading in readings for found in _addresses(reading) if found not in known
+        )
+
+    def _allows(self, address: str) -> bool:
+        address = address.rstrip(AFTER_ADDRESS)
+        if ":" in address and not address.partition(":")[2].strip("\\/"):
+            return True
+        before = "https:" if address.startswith("//") else "https://" if address.lower().startswith("www.") else ""
+        return self._may_lead_to(before + address)
 
     def _destination(self, found: re.Match[str]) -> str:
         given = found[1]
-        meant = NOT_SEEN.sub("", re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", html.unescape(given)))
-        leads_elsewhere = HAS_SCHEME.match(meant.lstrip()) or HAS_SCHEME.match(given)
-        if not given or not leads_elsewhere or self._may_lead_to(given):
+        leads_elsewhere = HAS_SCHEME.match(_meant(given)) or HAS_SCHEME.match(given)
+        if not given or not leads_elsewhere or self._may_lead_to(f"https:{given}" if given[:2] == "//" else given):
             return found[0]
         self.removed_links += 1
         return "]"
+
+    def _definition(self, found: re.Match[str]) -> str:
+        given, meant = found[2], _meant(found[2])
+        is_relative = meant.startswith(("//", "/\\", "\\"))
+        if not (is_relative or URL.match(meant)) or self._may_lead_to(f"https:{given}" if given[:2] == "//" else given):
+            return found[0]
+        if URL.match(given) and not is_relative:
+            # Found there, too, and without what ends a sentence.
+            return found[0]
+        self.removed_links += 1
+        return found[1] + REMOVED
 
     def _autolink(self, found: re.Match[str]) -> str:
         if self._may_lead_to(found[1]) or URL.match(found[1]):
@@ -210,10 +269,10 @@ class AnswerScreen:
         self.removed_links += 1
         return "&lt;"
 
-    def _address(self, begin: str, found: re.Match[str]) -> str:
+    def _address(self, led: str, found: re.Match[str]) -> str:
         kind, whole = str(found.lastgroup), found[0]
         address = whole.rstrip(AFTER_ADDRESS)
-        scheme = SCHEME_BEFORE.search(begin)
+        scheme = SCHEME_BEFORE.search(led)
         if kind == "cut" and scheme is None:
             # Of a scheme that no renderer makes a link of.
             return whole
@@ -221,7 +280,8 @@ class AnswerScreen:
             # It says how addresses begin, and has none.
             return whole
         before = {"cut": scheme[0] if scheme else "", "bare": "https:", "www": "https://"}.get(kind, "")
-        if kind not in {"script", "data"} and self._may_lead_to(before + address):
+        goes_on = not HAS_PATH.search(whole) and HOST_GOES_ON.match(found.string, found.end())
+        if kind not in {"script", "data"} and not goes_on and self._may_lead_to(before + address):
             return whole
         self.removed_links += 1
         return REMOVED + whole[len(address) :]
@@ -230,13 +290,16 @@ class AnswerScreen:
 
     def _without_markers(self, before: str, text: str) -> str:
         """Without those that have no source; in code nothing is a marker."""
-        parts = CODE_FENCE.split(text)
+        parts = CODE_ENDS.split(text)
         for place, part in enumerate(parts):
-            if part == "```" or (part == "`" and self._code != "```"):
+            if part == "\n":
+                self._code = self._code if _is_fence(self._code) else ""
+            elif part.startswith("`"):
                 self._code = "" if self._code == part else self._code or part
             elif not self._code:
-                led = (before if place == 0 else "`") + part
-                parts[place] = self._marked(led)[len(led) - len(part) :]
+                # Nothing is taken out of what ends code, so this is what stands before the part.
+                led = (parts[place - 1] if place else before)[-1:]
+                parts[place] = self._marked(led + part)[len(led) :]
         return "".join(parts)
 
     def _marked(self, text: str) -> str:
@@ -254,9 +317,37 @@ class AnswerScreen:
 def _ends_markers(before: str, word: str, markers: re.Match[str]) -> bool:
     """Whether what follows these markers makes no link and no index of them."""
     following = word[markers.end()]
-    led = word[markers.start() - 1] if markers.start() else before
+    led = word[markers.start() - 1] if markers.start() else before[-1:]
     is_index = led.isascii() and (led.isalnum() or led == "_")
     return following not in "([:" and not (is_index and (following == "." or following.isalnum()))
+
+
+def _is_fence(code: str) -> bool:
+    return len(code) >= 3
+
+
+def _is_letter(character: str) -> bool:
+    """Of a script that needs no blanks, and of no scheme, host or entity."""
+    return not character.isascii() and character.isalnum()
+
+
+def _part(word: str) -> int:
+    """Where an overlong word is cut: behind a letter that belongs to no address, or else anywhere but in a marker."""
+    letter = next((end for end in range(len(word), 0, -1) if _is_letter(word[end - 1])), 0)
+    marker = re.search(r"\[\d{0,3}\Z", word)
+    return letter or (marker.start() if marker else 0) or len(word)
+
+
+def _goes_on(part: str, following: str) -> bool:
+    """Whether an overlong part was cut where it may go on."""
+    is_between = bool(following) and (part[-1].isspace() or part.endswith(BEFORE_DESTINATION))
+    return is_between or (bool(following.strip()) and not _is_letter(part[-1]))
+
+
+def _meant(destination: str) -> str:
+    """A destination as a renderer reads it."""
+    plain = NOT_SEEN.sub("", ESCAPED.sub(r"\1", html.unescape(destination)))
+    return re.sub(r"[\x00-\x20]", "", plain)
 
 
 def _next_blank(text: str, start: int) -> int | None:

@@ -159,7 +159,9 @@ def _draw(run: Run, folder: Path) -> None:
 
 
 def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
+    """The last lines that are no routine."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([line for line in lines if '"level": "info"' not in line][-LOG_LINES:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

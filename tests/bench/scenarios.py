@@ -50,8 +50,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     row.name: row
     for row in (
         Scenario("S2", "100 streams, 100 tokens at 20/s", 100, 100, 20, 200, answers=200, ramp_s=5.0),
-        Scenario("S4", "saturation: 64 streams, 400 tokens without a pause", 64, 400, 0, 0, asking_s=6.0),
-        Scenario("S6", "fixed cost: 32 streams, 2 tokens without a pause", 32, 2, 0, 0, asking_s=4.0),
+        Scenario("S4", "saturation: 64 streams, 400 tokens without a pause", 64, 400, 0, 0, asking_s=5.0),
+        Scenario("S6", "fixed cost: 32 streams, 2 tokens without a pause", 32, 2, 0, 0, asking_s=3.0),
         Scenario("S7", "a fast model: 20 streams, 200 tokens at 100/s", 20, 200, 100, 200, answers=40, ramp_s=2.0),
     )
 }

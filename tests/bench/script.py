@@ -55,5 +55,8 @@ class Script:
 
 
 def token(number: int) -> str:
-    """The token with this number, from 0: a plain word, so that nobody takes it for a marker or a link."""
-    return f"t~{number} "
+    """The token with this number, from 0: a plain word, so that nobody takes it for a marker or a link.
+
+    The space is in front: behind the last word of an answer it would be taken off.
+    """
+    return f" t~{number}" if number else f"t~{number}"

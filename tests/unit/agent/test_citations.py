@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agent_service.errors import RetrievalUnavailableError
 from agent_service.llm.extractive import compose
-from agent_service.retrieval.citations import StoredQuoteChecker
+from agent_service.retrieval.citations import MOST_RESULT_CHARACTERS, StoredQuoteChecker
 from agent_service.types import Caller, CheckedCitations, DocumentInfo, Source, SupportedSentence
 from tests.support.shelf import ENCODER, LOCAL, Shelf
 
@@ -373,3 +373,45 @@ async def test_whatever_the_answer_every_quote_stands_in_its_document(answer: st
         assert f"[{citation.marker}]" in answer[citation.answer_span.start : citation.answer_span.end]
     starts = [citation.answer_span.start for citation in checked.citations]
     assert starts == sorted(starts)
+
+
+# --- what tools have returned ---
+
+RESULT = "Order 4711 was shipped on 3 March with the carrier Northwind and arrives on Friday."
+
+
+@pytest.mark.parametrize(
+    ("answer", "rests"),
+    [
+        ("Order 4711 was shipped on 3 March.", True),
+        ("Hello! Your order 4711 arrives on Friday with Northwind.", True),
+        ("Hello! It rains in Lisbon today.", False),
+        ("Order.", False),
+        ("I am sorry, the vault code of the bank is unknown to everybody here, whatever order you have made.", False),
+        ("", False),
+    ],
+)
+async def test_an_answer_rests_on_a_result_that_says_one_of_its_sentences(desk: Desk, answer: str, rests: bool) -> None:
+    checked = await desk.checker.check(answer, desk.sources, LOCAL, ["Nothing of it.", RESULT])
+
+    assert checked == CheckedCitations((), 0, rests_on_results=rests)
+
+
+async def test_without_results_nothing_rests_on_them(desk: Desk) -> None:
+    assert not (await desk.checker.check(RESULT, desk.sources, LOCAL)).rests_on_results
+
+
+async def test_terms_of_several_results_do_not_add_up(desk: Desk) -> None:
+    results = ["Order 4711 exists.", "Carrier Northwind exists.", "Friday exists."]
+
+    checked = await desk.checker.check("Order 4711 carrier Northwind Friday Lisbon rain.", desk.sources, LOCAL, results)
+
+    assert not checked.rests_on_results
+
+
+async def test_a_long_result_is_read_up_to_its_bound(desk: Desk) -> None:
+    late = "filler " * MOST_RESULT_CHARACTERS + RESULT
+
+    checked = await desk.checker.check(RESULT, desk.sources, LOCAL, [late])
+
+    assert not checked.rests_on_results
