@@ -30,6 +30,9 @@ from agent_service.settings import Settings
 from agent_service.types import Access, CollectionName, Question, SourceDocument
 from agent_service.wiring import checked_roster, open_pipeline, open_searcher, open_store, wire
 
+GC_THRESHOLDS = (20_000, 20, 20)
+"""A turn makes thousands of objects that die with it, without cycles: looking for those every 700 is time for nothing."""
+
 SHOWN_PROBLEMS = 20
 """Problems printed one by one; beyond, their number."""
 
@@ -99,6 +102,7 @@ async def run_server(settings: Settings, load: IngestOptions | None) -> int:
         # What lives from here on lives for ever: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
 
         async def load_documents() -> None:
             if load is not None and await ingest_here(parts.pipeline, load):

@@ -29,6 +29,11 @@ LAST_WORDS_S = 3
 UNREAD_TIMEOUT_MS = 60_000
 
 
+GC_THRESHOLDS = (20_000, 20, 20)
+"""A request makes thousands of objects that die with it, without cycles: looking for those every 700 is time for
+nothing."""
+
+
 class Server(uvicorn.Server):
     """uvicorn, which ends open streams with an error event after a grace period, instead of cutting them."""
 
@@ -45,6 +50,7 @@ class Server(uvicorn.Server):
             # What was built at start stays; scanning it again and again makes the tail of latency several times longer.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
         addresses = [each.getsockname() for each in sockets or ()]
         log.info("listening", extra={"url": [f"http://{_printed(host)}:{port}" for host, port, *_ in addresses]})
 

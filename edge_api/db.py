@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from sqlite3 import OperationalError as SqliteOperationalError
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
+from edge_api import sqlite_driver
 from edge_api.errors import StartupError, StorageUnavailableError
 
 log = logging.getLogger(__name__)
@@ -195,8 +197,14 @@ def _engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
         # One connection: SQLite has one writer, and waiting in our queue is cheaper and fairer than in its file lock
         # (300 turns at once: 0.6 s against 1.4 s).
+        database, arguments = url.get_dialect()().create_connect_args(url)
         engine = create_async_engine(
-            url, pool_size=1, max_overflow=0, pool_timeout=UNIT_TIMEOUT_S, hide_parameters=True
+            url,
+            async_creator=partial(sqlite_driver.connect, *database, **arguments),
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=UNIT_TIMEOUT_S,
+            hide_parameters=True,
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_immediate)

@@ -164,7 +164,8 @@ class TurnDesk:
         self._held = None
         self.ended(Outcome.REFUSED)
         self.announce()
-        self._show(message)
+        # An agent may have written something before it handed over.
+        self._show(f"\n\n{message}" if self._text else message)
 
     def _show(self, text: str) -> None:
         if not text:

@@ -51,6 +51,12 @@ DESTINATION = re.compile(r"\]\(\s*<?((?:\\.|[^\s()<>\\]|\([^\s()]*\))*)>?\)?")
 DEFINITION = re.compile(r"(\]:\s*<?)([^\s<>]+)")
 """Where a reference leads, as in [1]: //host/path."""
 
+RUNS = re.compile(
+    r"(?:javascript|vbscript|data|file|blob|mailto):|[a-z][a-z0-9+.-]*:[/\\]{2}",
+    re.IGNORECASE | re.ASCII,
+)
+"""Where a definition leads that is no web address. Others have a word and a colon behind them in ordinary text, too."""
+
 BEFORE_DESTINATION = ("](", "](<", "]:", "]:<")
 """After these a destination may follow behind blanks."""
 
@@ -71,7 +77,7 @@ ATTRIBUTED = re.compile(r"<(?=[a-z][a-z0-9-]*(?:\Z|/(?!>)))", re.IGNORECASE | re
 
 REST = rf"[^{NO_ADDRESS}/?#]*(?:[/?#][!-~]*?(?=[{NO_ADDRESS}]|[^!-~]|\Z))?"
 URL = re.compile(
-    rf"(?P<web>(?<![a-z]){WEB_SCHEMES}:[\\/]*{REST})"
+    rf"(?P<web>(?:(?<![a-z])|(?={WEB_SCHEMES}:[\\/]{{2}})){WEB_SCHEMES}:[\\/]*{REST})"
     rf"|(?P<script>(?<![a-z0-9_])(?:javascript|vbscript|file):(?=[^\s])[^{NO_ADDRESS}]*)"
     rf"|(?P<data>(?<![a-z0-9_])data:[a-z]+/[^{NO_ADDRESS}]*)"
     rf"|(?P<cut>\A:[\\/]{{2}}{REST})"
@@ -79,6 +85,12 @@ URL = re.compile(
     rf"|(?P<www>(?<![a-z0-9])www\.(?=[\w-]|[^\x00-\x7f]){REST})",
     re.IGNORECASE | re.ASCII,
 )
+MAY_GO_ON = re.compile(
+    rf"[/\\]{{2}}|&|[:\\]\Z|(?<![a-z0-9])(?:(?:{WEB_SCHEMES}|javascript|vbscript|data|file)\Z|www(?:\.|\Z))",
+    re.IGNORECASE | re.ASCII,
+)
+"""A word that is an address, or becomes one where punctuation is drawn to it and more follows."""
+
 SCHEME_BEFORE = re.compile(rf"{WEB_SCHEMES}\Z", re.IGNORECASE | re.ASCII)
 
 HAS_PATH = re.compile(r"(?://|www\.)[^/?#]*[/?#]", re.IGNORECASE)
@@ -113,6 +125,7 @@ class AnswerScreen:
         self._buffer = ""
         self._shown = 0
         self._before = ""
+        self._last = ""
         self._code = ""
         self.dropped_markers = 0
         self.removed_links = 0
@@ -145,6 +158,7 @@ class AnswerScreen:
             end = len(self._buffer) if end is None else end
             judged = self._judge(self._buffer[:start], self._buffer[start:end], self._buffer[end : end + 1])
             out.append(judged[self._shown :])
+            self._last = (self._last + judged).rpartition("\n")[2].rpartition(" ")[2][-LONGEST_PLAIN:]
             self._take(end)
             self._shown = 0
         return "".join(out)
@@ -192,18 +206,32 @@ class AnswerScreen:
         if not rest:
             return blanks + word
         dropped = self.dropped_markers
-        # Markers first: what they stood between may be an address once they are gone.
         is_cut = len(rest) > MOST_HELD - 5 and _goes_on(rest, following)
-        rest = self._without_links(before + begin, self._without_markers((before + begin)[-1:], rest))
+        rest = self._cleaned(before + begin, rest)
         if is_cut and not rest.endswith(REMOVED) and (UNDECIDED.search(rest) or MAY_START.search(rest)):
             # The next part could make an address of it.
             self.removed_links += 1
             rest += REMOVED
         if self.dropped_markers > dropped and not begin and "\n" not in blanks:
             next_character = rest[:1] or following
-            if not next_character or next_character.isspace() or next_character in ".,;:!?)":
+            if not next_character or next_character.isspace() or (next_character in ".,;:!?)" and self._ends_plainly()):
                 return rest
         return blanks + begin + rest
+
+    def _ends_plainly(self) -> bool:
+        """Whether what was shown last can be drawn to what follows: they make no address together."""
+        return MAY_GO_ON.search(self._last) is None
+
+    def _cleaned(self, led: str, text: str) -> str:
+        """Without markers and links, until nothing is left: what stood around one of them may be another."""
+        code = self._code
+        while True:
+            self._code = code
+            # Markers first: what they stood between may be an address once they are gone.
+            cleaned = self._without_links(led, self._without_markers(led[-1:], text))
+            if cleaned == text:
+                return text
+            text = cleaned
 
     # --- links ---
 
@@ -215,7 +243,7 @@ class AnswerScreen:
         text = DEFINITION.sub(self._definition, DESTINATION.sub(self._destination, text))
         text = AUTOLINK.sub(self._autolink, text)
         text = ELEMENT.sub(self._element, text)
-        text = ATTRIBUTED.sub("&lt;", text)
+        text = ATTRIBUTED.sub(self._element, text)
         return URL.sub(lambda found: self._address(led, found), text)
 
     def _hides_an_address(self, led: str, text: str) -> bool:
@@ -250,7 +278,10 @@ class AnswerScreen:
     def _definition(self, found: re.Match[str]) -> str:
         given, meant = found[2], _meant(found[2])
         is_relative = meant.startswith(("//", "/\\", "\\"))
-        if not (is_relative or URL.match(meant)) or self._may_lead_to(f"https:{given}" if given[:2] == "//" else given):
+        runs = RUNS.match(meant) is not None and (len(meant) > meant.index(":") + 1 or found[1].endswith("<"))
+        if not (is_relative or runs or URL.match(meant)):
+            return found[0]
+        if self._may_lead_to(f"https:{given}" if given[:2] == "//" else given):
             return found[0]
         if URL.match(given) and not is_relative:
             # Found there, too, and without what ends a sentence.
@@ -276,11 +307,11 @@ class AnswerScreen:
         if kind == "cut" and scheme is None:
             # Of a scheme that no renderer makes a link of.
             return whole
-        if kind in {"web", "cut"} and not address.partition(":")[2].strip("\\/"):
+        goes_on = not HAS_PATH.search(whole) and HOST_GOES_ON.match(found.string, found.end())
+        if kind in {"web", "cut"} and not goes_on and not address.partition(":")[2].strip("\\/"):
             # It says how addresses begin, and has none.
             return whole
         before = {"cut": scheme[0] if scheme else "", "bare": "https:", "www": "https://"}.get(kind, "")
-        goes_on = not HAS_PATH.search(whole) and HOST_GOES_ON.match(found.string, found.end())
         if kind not in {"script", "data"} and not goes_on and self._may_lead_to(before + address):
             return whole
         self.removed_links += 1
@@ -303,6 +334,11 @@ class AnswerScreen:
         return "".join(parts)
 
     def _marked(self, text: str) -> str:
+        while (marked := self._marked_once(text)) != text:
+            text = marked
+        return text
+
+    def _marked_once(self, text: str) -> str:
         indices = {found.start() for found in INDEX.finditer(text)}
 
         def keep(found: re.Match[str]) -> str:

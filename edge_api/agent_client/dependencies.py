@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 from edge_api.agent_client.client import AgentClient
 
 
-def get_agent(request: Request) -> AgentClient:
+async def get_agent(request: Request) -> AgentClient:
     """The client that the lifespan opened."""
     agent: AgentClient = request.app.state.agent
     return agent

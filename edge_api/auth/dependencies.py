@@ -129,24 +129,24 @@ def address_of(request: Request) -> str:
     return address_key(request.client.host if request.client else None)
 
 
-def get_principal(request: Request) -> Principal:
+async def get_principal(request: Request) -> Principal:
     """The caller that the guard has verified."""
     principal: Principal = request.state.principal
     return principal
 
 
-def get_caller(principal: "CurrentPrincipal") -> Caller:
+async def get_caller(principal: "CurrentPrincipal") -> Caller:
     """The caller as the agent service is told."""
     return Caller(principal.user_id, principal.tenant, principal.groups)
 
 
-def get_accounts(request: Request) -> AccountService:
+async def get_accounts(request: Request) -> AccountService:
     """The service that the lifespan made."""
     accounts: AccountService = request.app.state.accounts
     return accounts
 
 
-def get_limits(request: Request) -> RateLimits:
+async def get_limits(request: Request) -> RateLimits:
     """The buckets of this process."""
     limits: RateLimits = request.app.state.limits
     return limits

@@ -5,13 +5,16 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from edge_api.auth.models import RefreshToken, User
 from edge_api.auth.schemas import OWN_ISSUER, NewAccount, Principal, UserId
 from edge_api.errors import InvalidRefreshTokenError, UnauthenticatedError, UsernameTakenError
+
+# Asked with every question, and so made once: building a statement costs more than running it.
+OF_ID = select(User).where(User.id == bindparam("user_id")).with_for_update()
 
 
 class AccountRepository:
@@ -28,8 +31,7 @@ class AccountRepository:
         Raises:
             UnauthenticatedError: it is gone, disabled or expired.
         """
-        wanted = select(User).where(User.id == principal.user_id).with_for_update()
-        user = (await self._session.execute(wanted)).scalar_one_or_none()
+        user = (await self._session.execute(OF_ID, {"user_id": principal.user_id})).scalar_one_or_none()
         if user is None and principal.issuer != OWN_ISSUER:
             user = await self._add_external(principal, now)
         if user is None or not _usable(user, now):

@@ -45,7 +45,7 @@ IdempotencyKey: TypeAlias = Annotated[
 ]
 
 
-def get_hub(request: Request) -> TurnHub:
+async def get_hub(request: Request) -> TurnHub:
     """The turns that this edge follows."""
     hub: TurnHub = request.app.state.hub
     return hub
@@ -107,7 +107,19 @@ class Follower:
             await replay.close()
 
 
-AnyFollower = Annotated[Follower, Depends()]
+async def get_follower(
+    request: Request,
+    agent: Agent,
+    conversations: Conversations,
+    hub: Hub,
+    principal: CurrentPrincipal,
+    caller: CurrentCaller,
+) -> Follower:
+    """The request that wants to follow a turn."""
+    return Follower(request, agent, conversations, hub, principal, caller)
+
+
+AnyFollower = Annotated[Follower, Depends(get_follower)]
 
 
 async def begin_turn(post: ChatPost, who: AnyFollower, key: IdempotencyKey = None) -> AsyncIterator[Followed]:
@@ -191,7 +203,7 @@ async def _until_client_leaves(receive: Receive, leave: Callable[[], None]) -> A
         task.cancel()
 
 
-def get_pace(request: Request) -> Pace:
+async def get_pace(request: Request) -> Pace:
     """How streams of this process are paced."""
     pace: Pace = request.app.state.pace
     return pace

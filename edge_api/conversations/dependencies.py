@@ -8,13 +8,13 @@ from edge_api.conversations.library import SessionLibrary
 from edge_api.conversations.service import ConversationService
 
 
-def get_conversations(request: Request) -> ConversationService:
+async def get_conversations(request: Request) -> ConversationService:
     """The service that the lifespan made."""
     service: ConversationService = request.app.state.conversations
     return service
 
 
-def get_library(request: Request) -> SessionLibrary:
+async def get_library(request: Request) -> SessionLibrary:
     """The library that the lifespan made."""
     library: SessionLibrary = request.app.state.library
     return library

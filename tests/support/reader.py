@@ -33,7 +33,7 @@ UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\U000e0
 MARKER = re.compile(r"\[(\d{1,9})\]", re.ASCII)
 
 
-def foreign_links(text: str, hosts: Collection[str], addresses: Collection[str] = ()) -> list[str]:
+def links_beyond(text: str, hosts: Collection[str], addresses: Collection[str] = ()) -> list[str]:
     """The addresses in a text that lead to none of these hosts and are none of these addresses, or that run something.
 
     A relative address leads nowhere else. One with a scheme other than http and https always counts.
@@ -49,7 +49,7 @@ def markers(text: str) -> set[int]:
 def _found(text: str) -> Iterator[str]:
     markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     # This renderer would refuse some by itself; others do not.
-    markdown.validateLink = lambda _: True  # type: ignore[method-assign]
+    markdown.validateLink = lambda url: True  # type: ignore[method-assign]
     rendered, taken = _Page(markdown.render(text)), _Page(text)
     yield from (*rendered.addresses, *taken.addresses)
     seen = UNSEEN.sub("", unicodedata.normalize("NFKC", unescape(text)))

@@ -2,13 +2,27 @@
 
 from datetime import datetime
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import and_, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from edge_api.conversations.models import Message
 from edge_api.conversations.repository.questions import next_position
 from edge_api.conversations.schemas import Draft, EndedTurn, OpenTurn
+from edge_api.db import PlainText
+
+# Needed for every answer, and so made once: building a statement costs more than running it.
+_shown = aliased(Message)
+ASKED = (
+    select(Message.place, _shown.id, _shown.status, func.length(_shown.content))
+    .outerjoin(_shown, and_(_shown.session_id == Message.session_id, _shown.place == Message.place + 1, _shown.active))
+    .where(Message.id == bindparam("question"))
+)
+"""The place of a question, and the answer that is shown behind it."""
+
+SAID = insert(Message.metadata.tables[Message.__tablename__]).values(
+    position=next_position(bindparam("of_session", type_=PlainText))
+)
 
 
 class AnswerRepository:
@@ -20,36 +34,29 @@ class AnswerRepository:
 
     async def add(self, turn: OpenTurn, answer: Draft) -> None:
         """Store an answer. The one before steps back, unless this one says nothing. The session must be locked."""
-        shown = aliased(Message)
-        beside = and_(shown.session_id == Message.session_id, shown.place == Message.place + 1, shown.active)
-        asked = (
-            select(Message.place, shown.id, shown.status, func.length(shown.content))
-            .outerjoin(shown, beside)
-            .where(Message.id == turn.question_id)
-        )
-        place, shown_id, *before = (await self._session.execute(asked)).one()
+        asked = await self._session.execute(ASKED, {"question": turn.question_id})
+        place, shown_id, *before = asked.one()
         active = shown_id is None or _says(answer.status, len(answer.content)) or not _says(*before)
         if active and shown_id is not None:
             await self._session.execute(update(Message).where(Message.id == shown_id).values(active=False))
-        said = Message(
-            id=turn.message_id,
-            session_id=turn.session_id,
-            position=next_position(turn.session_id),
-            place=place + 1,
-            active=active,
-            role="assistant",
-            content=answer.content,
-            status=answer.status,
-            outcome=answer.outcome,
-            agent=answer.agent,
-            strategy=answer.strategy,
-            citations=answer.citations,
-            usage=answer.usage,
-            trace=answer.trace,
-            created_at=self._now,
-        )
-        self._session.add(said)
-        await self._session.flush()
+        said = {
+            "id": turn.message_id,
+            "session_id": turn.session_id,
+            "of_session": turn.session_id,
+            "place": place + 1,
+            "active": active,
+            "role": "assistant",
+            "content": answer.content,
+            "status": answer.status,
+            "outcome": answer.outcome,
+            "agent": answer.agent,
+            "strategy": answer.strategy,
+            "citations": answer.citations,
+            "usage": answer.usage,
+            "trace": answer.trace,
+            "created_at": self._now,
+        }
+        await self._session.execute(SAID, said)
 
     async def draft_of(self, turn: EndedTurn) -> Draft:
         """The stored answer of a turn; an empty one with its status where none was stored."""

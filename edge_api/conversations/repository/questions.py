@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import BindParameter, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from edge_api.conversations.models import Message, Turn
@@ -33,7 +33,9 @@ class QuestionRepository:
         self, session_id: SessionId, content: str, details: Mapping[str, Any], *, is_first: bool = False
     ) -> Message:
         """Store a question after all others. `is_first`: the session was made for it."""
-        last = None if is_first else await self.last(session_id)
+        if is_first:
+            return await self._store(session_id, 1, content, details, position=1)
+        last = await self.last(session_id)
         # Between two questions there is a place for an answer.
         return await self._store(session_id, 1 if last is None else last.place + 2, content, details)
 
@@ -74,11 +76,19 @@ class QuestionRepository:
         back = [(await self._session.execute(before)).scalar_one_or_none(), replaced_id]
         await self._session.execute(update(Message).where(Message.id.in_(filter(None, back))).values(active=True))
 
-    async def _store(self, session_id: SessionId, place: int, content: str, details: Mapping[str, Any]) -> Message:
+    async def _store(
+        self,
+        session_id: SessionId,
+        place: int,
+        content: str,
+        details: Mapping[str, Any],
+        *,
+        position: int | None = None,
+    ) -> Message:
         question = Message(
             id=str(uuid.uuid4()),
             session_id=session_id,
-            position=next_position(session_id),
+            position=next_position(session_id) if position is None else position,
             place=place,
             role="user",
             content=content,
@@ -91,7 +101,7 @@ class QuestionRepository:
         return question
 
 
-def next_position(session_id: SessionId) -> Any:
+def next_position(session_id: "SessionId | BindParameter[str]") -> Any:
     """Of a message that is stored now: found by the database as it stores it. The session must be locked."""
     newest = select(func.coalesce(func.max(Message.position), 0) + 1).where(Message.session_id == session_id)
     return newest.scalar_subquery()

@@ -4,9 +4,24 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, false, func, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from edge_api.agent_client.events import TurnId
 from edge_api.agent_client.signing import DEFAULT_TENANT, Caller
@@ -16,6 +31,7 @@ from edge_api.conversations.repository.answers import AnswerRepository
 from edge_api.conversations.repository.questions import QuestionRepository
 from edge_api.conversations.repository.sessions import USAGE_COLUMNS
 from edge_api.conversations.schemas import Closed, Draft, EndedTurn, Failure, MessageId, OpenTurn, SessionId
+from edge_api.db import PlainText, UtcDateTime
 from edge_api.errors import TooManyTurnsError, TurnRunningError
 
 RETRY_AFTER_S = 2.0
@@ -47,6 +63,45 @@ class Attempt:
     created: bool = False
 
 
+def _ending(condition: ColumnElement[bool]) -> ReturningUpdate[str]:
+    """Ends a turn, where the condition holds."""
+    return (
+        update(Turn)
+        .where(Turn.id == bindparam("turn"), condition)
+        .values(
+            status=bindparam("new_status"),
+            state=bindparam("new_state"),
+            agent_turn_id=func.coalesce(Turn.agent_turn_id, bindparam("named", type_=PlainText)),
+            ended_at=bindparam("now"),
+            last_sequence=bindparam("new_last_sequence"),
+            failure_code=bindparam("new_failure_code"),
+            failure_reason=bindparam("new_failure_reason"),
+        )
+        .returning(Turn.id)
+        .execution_options(synchronize_session=False)
+    )
+
+
+# Needed for every turn, and so made once: building a statement costs more than running it.
+NOW = bindparam("now", type_=UtcDateTime)
+RUNNING_OF_USER = select(func.count()).where(
+    Turn.user_id == bindparam("user"), Turn.status == "running", Turn.deadline_at > NOW
+)
+END_RUNNING = _ending(Turn.status == "running")
+GROW = (
+    update(Session)
+    .where(Session.id == bindparam("session"))
+    .values(
+        turns=Session.turns + bindparam("more_turns"),
+        # The clocks of two edges differ: activity never goes back.
+        last_active_at=case((Session.last_active_at > NOW, Session.last_active_at), else_=NOW),
+        **{column: getattr(Session, column) + bindparam(f"more_{column}") for column in USAGE_COLUMNS},
+    )
+    .execution_options(synchronize_session=False)
+)
+"""A session after an answer."""
+
+
 class TurnRepository:
     """Turns within one unit of work, at one moment."""
 
@@ -60,10 +115,8 @@ class TurnRepository:
         Raises:
             TooManyTurnsError: `most` are running.
         """
-        running = select(func.count()).where(
-            Turn.user_id == user_id, Turn.status == "running", Turn.deadline_at > self._now
-        )
-        if (await self._session.execute(running)).scalar_one() >= most:
+        running = await self._session.execute(RUNNING_OF_USER, {"user": user_id, "now": self._now})
+        if running.scalar_one() >= most:
             raise TooManyTurnsError(f"{most} answers are being made for you", retry_after_s=RETRY_AFTER_S)
 
     async def require_idle(self, session_id: SessionId) -> None:
@@ -106,7 +159,7 @@ class TurnRepository:
             id=str(uuid.uuid4()),
             session_id=session.id,
             user_id=session.user_id,
-            number=newest.scalar_subquery(),
+            number=1 if attempt.created else newest.scalar_subquery(),
             question_id=question.id,
             replaced_id=attempt.replaced_id,
             created=attempt.created,
@@ -148,7 +201,7 @@ class TurnRepository:
         """Store the answer as far as it came, once."""
         await self._lock(turn.session_id)
         was_stored = False
-        if not await self._end(turn, answer, Turn.status == "running"):
+        if not await self._end(turn, answer, END_RUNNING):
             stored = (
                 await self._session.execute(select(Message.status).where(Message.id == turn.message_id))
             ).one_or_none()
@@ -160,36 +213,30 @@ class TurnRepository:
             mistaken: ColumnElement[bool] = true() if stored is None else Turn.failure_reason.in_(MISTAKEN)
             if stored is not None and answer.status == "failed":
                 mistaken = false()
-            if not await self._end(turn, answer, and_(Turn.status == "failed", mistaken, ~overtaken)):
+            if not await self._end(turn, answer, _ending(and_(Turn.status == "failed", mistaken, ~overtaken))):
                 return "already" if stored is not None and stored.status == answer.status else "gone"
         if was_stored:
             await self._session.execute(delete(Message).where(Message.id == turn.message_id))
         await AnswerRepository(self._session, now=self._now).add(turn, answer)
-        spent = {column: getattr(Session, column) + answer.usage.get(column, 0) for column in USAGE_COLUMNS}
-        await self._session.execute(
-            update(Session)
-            .where(Session.id == turn.session_id)
-            .values(turns=Session.turns + (0 if was_stored else 1), last_active_at=_later(self._now), **spent)
-        )
+        spent = {f"more_{column}": answer.usage.get(column, 0) for column in USAGE_COLUMNS}
+        more_turns = 0 if was_stored else 1
+        grown = {"session": turn.session_id, "now": self._now, "more_turns": more_turns, **spent}
+        await self._session.execute(GROW, grown)
         return "stored"
 
-    async def _end(self, turn: OpenTurn, answer: Draft, condition: ColumnElement[bool]) -> bool:
+    async def _end(self, turn: OpenTurn, answer: Draft, ending: ReturningUpdate[str]) -> bool:
         failure = answer.failure if answer.status == "failed" else None
-        ended = (
-            update(Turn)
-            .where(Turn.id == turn.message_id, condition)
-            .values(
-                status=answer.status,
-                state=answer.state,
-                agent_turn_id=func.coalesce(Turn.agent_turn_id, answer.turn_id),
-                ended_at=self._now,
-                last_sequence=answer.last_sequence,
-                failure_code=failure.code if failure else None,
-                failure_reason=failure.reason if failure else None,
-            )
-            .returning(Turn.id)
-        )
-        return (await self._session.execute(ended)).scalar_one_or_none() is not None
+        ended = {
+            "turn": turn.message_id,
+            "new_status": answer.status,
+            "new_state": answer.state,
+            "named": answer.turn_id,
+            "now": self._now,
+            "new_last_sequence": answer.last_sequence,
+            "new_failure_code": failure.code if failure else None,
+            "new_failure_reason": failure.reason if failure else None,
+        }
+        return (await self._session.execute(ending, ended)).scalar_one_or_none() is not None
 
     async def withdraw(self, turn: OpenTurn) -> None:
         """Forget a turn that never began, with its message, and its session where it began with it.
@@ -279,8 +326,3 @@ def _caller(turn: Turn) -> Caller:
     if turn.caller is None:
         return Caller(turn.user_id, DEFAULT_TENANT)
     return Caller(turn.caller["subject"], turn.caller["tenant"], tuple(turn.caller["groups"]))
-
-
-def _later(now: datetime) -> object:
-    """The clocks of two edges differ: activity never goes back."""
-    return case((Session.last_active_at > now, Session.last_active_at), else_=now)

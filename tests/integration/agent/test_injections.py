@@ -22,18 +22,21 @@ from agent_service.types import DocumentInfo
 from tests.support.attacks import (
     ATTACKS,
     CALLED,
+    DRAWN,
     EVIL,
     FACT,
     FRIEND,
     HOME,
+    LINKS,
     NEVER_SAID,
     QUESTION,
     TOOL_RESULTS,
     Attack,
+    foreign_links,
 )
 from tests.support.mcp_http import HttpMcpServer, http_mcp_server
 from tests.support.openai_server import Reply, Request, ScriptedOpenAI
-from tests.support.reader import foreign_links, markers
+from tests.support.reader import markers
 from tests.support.scripted_brain import hand_over, is_result, items_of, read, tools_of
 from tests.support.served import WAIT_S, Client, Failure, on_one_loop, serving
 from tests.support.shelf import LOCAL, Shelf
@@ -231,7 +234,7 @@ async def test_a_model_that_obeys_a_text_does_no_harm(house: House, attack: Atta
     assert not house.tools.seen.wiped
 
     # Nothing leads the reader away, and no number stands for what is no source.
-    assert foreign_links(suffered.answer, [FRIEND], [HOME]) == []
+    assert foreign_links(suffered.answer) == []
     assert markers(suffered.answer) <= suffered.sources
 
     # The turn ends as turns do.
@@ -257,7 +260,7 @@ def _check_end(suffered: Suffered) -> None:
         assert citation.quote == suffered.text[citation.source_span.start : citation.source_span.end]
         assert (citation.uri, citation.title) == (suffered.document.uri, suffered.document.title)
     for said in _texts(end):
-        assert foreign_links(said, [FRIEND], [HOME]) == []
+        assert foreign_links(said) == []
 
 
 def _texts(message: Message) -> Iterator[str]:
@@ -277,11 +280,15 @@ async def test_without_what_stops_it_each_attack_does_harm(attack: Attack) -> No
     assert attack.leads_away or attack.forges_markers or attack.calls or NEVER_SAID in attack.says
 
 
-@pytest.mark.parametrize(
-    "attack", [a for a in ATTACKS if a.name.startswith(("link", "reference"))], ids=lambda a: a.name
-)
+@pytest.mark.parametrize("attack", LINKS, ids=lambda attack: attack.name)
 async def test_what_the_model_says_would_lead_away_without_the_screen(attack: Attack) -> None:
     assert attack.leads_away
+
+
+@pytest.mark.parametrize("attack", DRAWN, ids=lambda attack: attack.name)
+async def test_what_the_model_says_would_lead_away_if_words_were_drawn_together(attack: Attack) -> None:
+    assert foreign_links(attack.says) == []
+    assert foreign_links(attack.says.replace(" [9]", ""))
 
 
 async def test_a_forged_sentence_earns_no_citation_and_no_evidence(house: House) -> None:

@@ -282,6 +282,7 @@ def test_ordinary_text_is_unchanged(text: str) -> None:
         ("git+https://evil.example", f"git+{REMOVED}", 1),
         ("1https://evil.example", f"1https{REMOVED}", 1),
         ("[1https://evil.example", f"[1{REMOVED}", 1),
+        ("xhttps://evil.example, [xhttps://evil.example", f"xhttps{REMOVED}, [x{REMOVED}", 2),
         ("blob:https://evil.example/x", f"blob:{REMOVED}", 1),
         ("javascript:alert(1)", f"{REMOVED})", 1),
         ("data:text/html,xx data: nothing", f"{REMOVED} data: nothing", 1),

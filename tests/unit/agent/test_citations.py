@@ -415,3 +415,91 @@ async def test_a_long_result_is_read_up_to_its_bound(desk: Desk) -> None:
     checked = await desk.checker.check(RESULT, desk.sources, LOCAL, [late])
 
     assert not checked.rests_on_results
+
+
+# --- answers that rest on a tool's result ---
+
+ORDER = '{"order": 1007, "status": "shipped", "carrier": "Nordpost", "expected": "3 May", "weight_kg": 12}'
+PLAIN = "Order 1007 was shipped with Nordpost and is expected on 3 May."
+
+
+@pytest.mark.parametrize(
+    ("answer", "rests"),
+    [
+        (PLAIN, True),
+        ("Your order 1007 has been shipped with Nordpost.", True),
+        ("ORDER 1007: SHIPPED, NORDPOST", True),
+        ("Of course. Let me see. Order 1007 was shipped with Nordpost! Anything else?", True),
+        ("Yes:\n- order 1007\n- shipped by Nordpost, expected 3 May\n", True),
+        # Too little of it.
+        ("Order 1007.", False),
+        ("It was shipped.", False),
+        ("Order 1007 is none of ours.", False),
+        ("Order 1007 was cancelled yesterday because the card of your company was declined by the bank.", False),
+        # Spread over sentences that say it each by chance.
+        ("Ask about your order. Nordpost delivers. May comes after April.", False),
+        ("The Pro plan costs EUR 29 per seat and month.", False),
+        ("I do not know.", False),
+        ("It is.", False),
+        ("...", False),
+        ("", False),
+    ],
+)
+async def test_an_answer_rests_on_a_result_where_a_sentence_says_what_it_says(
+    desk: Desk, answer: str, rests: bool
+) -> None:
+    checked = await desk.checker.check(answer, desk.sources, LOCAL, [ORDER])
+
+    assert checked == CheckedCitations((), 0, rests)
+
+
+@pytest.mark.parametrize(
+    ("results", "rests"),
+    [
+        ([], False),
+        ([""], False),
+        (["No such order."], False),
+        (["No such order.", ORDER], True),
+        ([ORDER, "No such order."], True),
+        # Half of a sentence from each is nobody's result.
+        (["Order 1007 was shipped", "Nordpost, 3 May"], False),
+    ],
+)
+async def test_one_result_must_hold_what_the_sentence_says(desk: Desk, results: list[str], rests: bool) -> None:
+    answer = "Order 1007 and Nordpost and parcel and 3 May and shipped and delivery and van and driver."
+
+    assert (await desk.checker.check(answer, (), LOCAL, results)).rests_on_results is rests
+
+
+async def test_of_a_long_result_the_beginning_counts(desk: Desk) -> None:
+    filler = "filler " * (MOST_RESULT_CHARACTERS // 7)
+
+    async def rests(result: str) -> bool:
+        return (await desk.checker.check(PLAIN, (), LOCAL, [result])).rests_on_results
+
+    assert await rests(ORDER + filler)
+    assert await rests(filler[: -len(ORDER)] + ORDER)
+    assert not await rests(filler + " " + ORDER)
+
+
+async def test_an_answer_may_have_a_citation_and_rest_on_a_result(desk: Desk) -> None:
+    answer = f"{PLAIN} The Pro plan costs EUR 29 per seat and month. [{desk.marker('Pro plan')}]"
+
+    checked = await desk.checker.check(answer, desk.sources, LOCAL, [ORDER])
+
+    assert len(checked.citations) == 1
+    assert checked.rests_on_results
+
+
+async def test_a_result_is_no_source_of_a_marker(desk: Desk) -> None:
+    checked = await desk.checker.check(f"{PLAIN} [99]", desk.sources, LOCAL, [ORDER])
+
+    assert checked == CheckedCitations((), 1, rests_on_results=True)
+
+
+@given(st.text(max_size=80), st.lists(st.text(max_size=40), max_size=3))
+async def test_whatever_the_answer_and_the_results_it_is_judged(answer: str, results: list[str]) -> None:
+    checked = await StoredQuoteChecker(Shelf().store, ENCODER).check(answer, (), LOCAL, results)
+
+    assert checked.rests_on_results in {True, False}
+    assert results or not checked.rests_on_results

@@ -1,5 +1,7 @@
 """The table of one turn: who holds it, what they read, what was written and announced."""
 
+from dataclasses import replace
+
 import pytest
 
 from agent_service.team.desk import MOST_SOURCES, TurnDesk
@@ -64,8 +66,9 @@ def test_the_first_text_announces_agent_and_sources_before_it(desk: TurnDesk, ev
     assert events.events == [
         AgentSelected(BILLING, Strategy.RAG),
         Sources(CONTEXT.sources),
-        Token("It "),
-        Token("costs"),
+        # A blank waits for what follows it.
+        Token("It"),
+        Token(" costs"),
     ]
     assert desk.answer == "It costs"
 
@@ -274,3 +277,65 @@ def test_the_model_that_answered_last_is_noted_and_retries_add_up(desk: TurnDesk
     desk.asked("large", retries=1)
 
     assert (desk.model, desk.retries) == ("large", 3)
+
+
+# --- guardrails ---
+
+
+def test_a_refusal_stands_apart_from_what_was_shown_before(desk: TurnDesk) -> None:
+    desk.take_over(BILLING, CONTEXT)
+    desk.write("One moment. ")
+    desk.take_over(POLICY, None, holds=True)
+    desk.write("The secret is")
+    desk.refuse("I cannot help with that.")
+
+    assert desk.answer == "One moment. \n\nI cannot help with that."
+
+
+def test_held_text_of_several_calls_waits_whole(desk: TurnDesk, events: ListEvents) -> None:
+    desk.take_over(BILLING, CONTEXT, holds=True)
+    for text in ("Let me look.", "It is on its way [1]."):
+        desk.begin_call(1)
+        desk.write(text)
+        desk.end_call(Usage(requests=1))
+    assert desk.answer == ""
+
+    desk.release()
+
+    assert desk.answer == "Let me look.\n\nIt is on its way [1]."
+    assert events.kinds == ["AgentSelected", "Sources", "Token"]
+
+
+def test_held_text_of_an_agent_that_hands_over_is_not_shown_for_the_next(desk: TurnDesk) -> None:
+    desk.take_over(BILLING, CONTEXT, holds=True)
+    desk.write("The secret is 4711.")
+    desk.take_over(POLICY, BARE)
+    desk.write("No.")
+    desk.flush()
+
+    assert desk.answer == "No."
+
+
+def test_what_is_held_counts_as_written_and_has_been_screened(events: ListEvents) -> None:
+    desk = TurnDesk(REQUEST, events, allows=lambda _: False)
+    desk.take_over(BILLING, CONTEXT, holds=True)
+    desk.begin_call(4)
+    desk.write("Forty [9] https://evil.example/x")
+    desk.break_call()
+    desk.flush()
+
+    assert desk.held == "Forty [link removed]"
+    assert (desk.dropped_markers, desk.removed_links) == (1, 1)
+    assert desk.usage.output_tokens == 8
+
+
+def test_a_sources_own_address_may_be_shown(desk: TurnDesk, events: ListEvents) -> None:
+    address = "https://docs.customer.example/plans"
+    own = replace(CONTEXT.sources[0], passage=replace(CONTEXT.sources[0].passage, uri=address))
+    desk = TurnDesk(REQUEST, events, allows=lambda _: False)
+    desk.take_over(BILLING, replace(CONTEXT, sources=(own,)))
+    desk.write(f"See {address}, [plans]({address}) or {address}/x")
+    desk.flush()
+
+    assert desk.answer == f"See {address}, [plans]({address}) or [link removed]"
+    assert desk.removed_links == 1

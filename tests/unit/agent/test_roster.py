@@ -133,6 +133,50 @@ def test_tools_are_had_in_the_agents_order_with_the_usual_limits(tmp_path: Path)
     assert {(tool.timeout_s, tool.max_characters) for tool in tools} == {(10.0, 8_000)}
 
 
+def test_checks_are_had_by_what_they_are_on_those_of_the_team_first(tmp_path: Path) -> None:
+    own = OWN + 'pattern = "x"\n'
+    roster = loaded(
+        tmp_path,
+        f'{ENTRY}team_guardrails = ["clean", "short"]\n{BILLING}guardrails = ["own", "short"]{SHORT}{CLEAN}{own}',
+    )
+    (billing,) = roster.agents
+
+    assert [check.name for check in roster.guardrails_of(billing, "input")] == ["short", "own"]
+    (clean,) = roster.guardrails_of(billing, "output")
+    assert (clean.name, clean.message, clean.timeout_s) == ("clean", "No codes.", 0.5)
+
+
+def test_a_check_that_nobody_names_holds_for_nobody(tmp_path: Path) -> None:
+    roster = loaded(tmp_path, f"{ENTRY}{BILLING}{SHORT}")
+
+    assert roster.guardrails_of(roster.agents[0], "input") == ()
+
+
+def test_hosts_of_links_are_names_with_or_without_dots(tmp_path: Path) -> None:
+    hosts = '["rosterlund.example", "xn--rster-fua.example", "localhost", "a-b.c1"]'
+
+    roster = loaded(tmp_path, f"{ENTRY}link_hosts = {hosts}\n{BILLING}")
+
+    assert roster.link_hosts == ("rosterlund.example", "xn--rster-fua.example", "localhost", "a-b.c1")
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh"])
+def test_an_agents_model_is_set_as_the_roster_says(tmp_path: Path, effort: str) -> None:
+    text = f'{ENTRY}{BILLING}temperature = 0\nreasoning_effort = "{effort}"\nmax_output_tokens = 16\n'
+
+    settings = build_team(loaded(tmp_path, text)).direct[AgentName("billing")].model_settings
+
+    assert (settings.temperature, settings.max_tokens) == (0.0, 16)
+    assert settings.reasoning is not None
+    assert settings.reasoning.effort == effort
+
+
+def test_what_is_left_out_is_left_to_the_model(tmp_path: Path) -> None:
+    settings = build_team(loaded(tmp_path, ENTRY + BILLING)).routed[AgentName("billing")].model_settings
+
+    assert (settings.temperature, settings.reasoning) == (None, None)
+
+
 # --- listing ---
 
 
@@ -171,6 +215,25 @@ mcp_server = "shop"
 SHOP = """
 [[mcp_servers]]
 name = "shop"
+"""
+SHORT = """
+[[guardrails]]
+name = "short"
+on = "input"
+max_characters = 100
+"""
+CLEAN = """
+[[guardrails]]
+name = "clean"
+on = "output"
+pattern = "4711"
+message = "No codes."
+timeout_s = 0.5
+"""
+OWN = """
+[[guardrails]]
+name = "own"
+on = "input"
 """
 
 
@@ -211,6 +274,40 @@ name = "shop"
         (ENTRY + BILLING + SHOP + 'command = ["x"]\nheaders = { A = "B" }', "headers go with a url"),
         (ENTRY + BILLING + SHOP + 'url = "http://x"\nenv = ["B"]', "env goes with a command"),
         (ENTRY + BILLING + SHOP + 'url = "http://x"\nheaders = { A = "Bearer secret" }', "headers"),
+        (ENTRY + BILLING + SHOP + 'url = "http://x"\nconnect_timeout_s = 0', "connect_timeout_s"),
+        (ENTRY + BILLING + (SHOP + 'url = "http://x"') * 2, "mcp_servers defined twice.*shop"),
+        (ENTRY + BILLING + FIND.replace('"find"', '"Find it"'), "name"),
+        (ENTRY + BILLING + FIND.replace('"search"', '"shell"'), "builtin"),
+        (ENTRY + BILLING + FIND + "timeout_s = 301", "timeout_s"),
+        (ENTRY + BILLING + "temperature = -0.1", "temperature"),
+        (ENTRY + BILLING + "temperature = 2.1", "temperature"),
+        (ENTRY + BILLING + 'temperature = "warm"', "temperature"),
+        (ENTRY + BILLING + 'reasoning_effort = "extreme"', "reasoning_effort"),
+        (ENTRY + BILLING + "max_output_tokens = 15", "max_output_tokens"),
+        (ENTRY + 'link_hosts = ["https://rosterlund.example"]\n' + BILLING, "link_hosts"),
+        (ENTRY + 'link_hosts = ["Rosterlund.example"]\n' + BILLING, "link_hosts"),
+        (ENTRY + 'link_hosts = ["*.rosterlund.example"]\n' + BILLING, "link_hosts"),
+        (ENTRY + 'link_hosts = ["rosterlund.example:443"]\n' + BILLING, "link_hosts"),
+        (ENTRY + 'link_hosts = ["rosterlund.example/a"]\n' + BILLING, "link_hosts"),
+        (ENTRY + 'link_hosts = ["rosterlund.example."]\n' + BILLING, "link_hosts"),
+        (ENTRY + 'link_hosts = [".example"]\n' + BILLING, "link_hosts"),
+        (ENTRY + 'link_hosts = ["röster.example"]\n' + BILLING, "link_hosts"),
+        (ENTRY + 'link_hosts = [""]\n' + BILLING, "link_hosts"),
+        (ENTRY + BILLING + 'guardrails = ["ghost"]', "guardrails.*does not define.*ghost"),
+        (ENTRY + 'team_guardrails = ["ghost"]\n' + BILLING, "guardrails.*does not define.*ghost"),
+        (ENTRY + BILLING + 'guardrails = ["short", "short"]' + SHORT, "guardrails are named twice"),
+        (ENTRY + BILLING + SHORT + SHORT, "guardrails defined twice.*short"),
+        (ENTRY + BILLING + OWN, "exactly one of max_characters, pattern, function"),
+        (ENTRY + BILLING + SHORT + 'pattern = "x"', "exactly one of max_characters, pattern, function"),
+        (ENTRY + BILLING + OWN + 'pattern = "("', "pattern.*is no regular expression"),
+        (ENTRY + BILLING + OWN + 'function = "no colon"', "function"),
+        (ENTRY + BILLING + OWN + "max_characters = 0", "max_characters"),
+        (ENTRY + BILLING + SHORT.replace('"input"', '"both"'), "on.*'input' or 'output'"),
+        (ENTRY + BILLING + SHORT.replace('on = "input"\n', ""), "on.*required"),
+        (ENTRY + BILLING + SHORT + "timeout_s = 0", "timeout_s"),
+        (ENTRY + BILLING + SHORT + "timeout_s = 61", "timeout_s"),
+        (ENTRY + BILLING + SHORT + 'message = ""', "message"),
+        (ENTRY + BILLING + SHORT + 'mesage = "x"', "mesage"),
     ],
     ids=lambda value: value if isinstance(value, str) and "\n" not in value else "",
 )

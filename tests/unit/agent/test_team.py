@@ -5,10 +5,10 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from agents import set_trace_processors, set_tracing_disabled, trace
+from agents import ModelProvider, Tool, set_trace_processors, set_tracing_disabled, trace
 from agents.items import TResponseStreamEvent
 from agents.testing import ModelCall, ModelStep, ScriptedModel, assistant_message, function_call
 from agents.tracing import TracingProcessor
@@ -22,15 +22,20 @@ from agent_service.errors import (
     ModelFailedError,
     ModelRateLimitedError,
     RetrievalUnavailableError,
+    StartupError,
     UnknownAgentError,
 )
 from agent_service.llm import events as sdk_events
 from agent_service.llm.extractive import ABSTENTION
 from agent_service.llm.providers import OfflineModels, never_trace
-from agent_service.ports import ContextStrategy
+from agent_service.ports import Briefing, ContextStrategy, TokenSink
+from agent_service.team.desk import TurnDesk
 from agent_service.team.prompt import SOURCES_ARE_DATA
 from agent_service.team.run import MAX_MODEL_CALLS, ModelsForTurn, TeamAnswerer
 from agent_service.team.spec import AgentSpec, Roster
+from agent_service.team.tool_call import ToolBody, ToolCalls, ToolOffer, ToolText
+from agent_service.team.tool_spec import GuardrailSpec, ToolSpec
+from agent_service.team.toolbox import Toolbox
 from agent_service.types import (
     AgentName,
     AgentSelected,
@@ -93,8 +98,9 @@ def spec(name: str, *hands_off_to: str, strategy: Strategy | None = None, **chan
     )
 
 
-def roster_of(*agents: AgentSpec) -> Roster:
-    return Roster(entry=agents[0].name, agents=agents, prompts={a.name: f"You are {a.name}." for a in agents})
+def roster_of(*agents: AgentSpec, **tables: Any) -> Roster:
+    prompts = {agent.name: f"You are {agent.name}." for agent in agents}
+    return Roster(entry=agents[0].name, agents=agents, prompts=prompts, **tables)
 
 
 ROSTER = roster_of(
@@ -774,7 +780,7 @@ async def test_one_team_answers_many_turns_at_once_without_mixing_them() -> None
     )
 
     for number, sink in enumerate(sinks):
-        assert [e.content for e in sink.events if isinstance(e, Token)] == [f"Question {number} [1]"]
+        assert "".join(e.content for e in sink.events if isinstance(e, Token)) == f"Question {number} [1]"
 
 
 # --- nothing leaves the house ---
@@ -940,3 +946,451 @@ async def test_an_answer_that_is_complete_was_not_cut() -> None:
     await turn.ask()
 
     assert turn.events.cuts == []
+
+
+# --- guardrails ---
+
+TOO_LONG = {"name": "short", "on": "input", "max_characters": 30, "message": "Please ask in 30 characters."}
+NO_CODES = {"name": "codes", "on": "input", "pattern": r"\b4711\b", "message": "No codes, please."}
+NO_PRICES = {"name": "prices", "on": "output", "pattern": "EUR", "message": "Ask sales for prices."}
+LONG_ANSWER = {"name": "brief", "on": "output", "max_characters": 60, "message": "That would take too long."}
+ASKS_A_CODE = replace(REQUEST, message="What is 4711?")
+
+
+def guarded(
+    *agents: AgentSpec, rules: Sequence[Mapping[str, Any]] = (TOO_LONG, NO_CODES, NO_PRICES), team: Sequence[str] = ()
+) -> Roster:
+    checks = tuple(GuardrailSpec.model_validate(rule) for rule in rules)
+    return roster_of(*agents, guardrails=checks, team_guardrails=tuple(team))
+
+
+def shown(turn: Turn) -> list[str]:
+    return [event.content for event in turn.events.events if isinstance(event, Token)]
+
+
+async def test_a_message_that_is_refused_reaches_neither_retrieval_nor_model() -> None:
+    turn = Turn(roster=guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("codes",))))
+
+    end = await turn.ask(ASKS_A_CODE)
+
+    assert (end.status, end.outcome, end.agent) == (TurnStatus.COMPLETED, Outcome.REFUSED, BILLING)
+    assert turn.events.events[:-1] == [AgentSelected(BILLING, None), Token("No codes, please.")]
+    assert (end.citations, end.usage) == ((), Usage())
+    assert turn.model.calls == ()
+    assert turn.canned[BILLING].questions == []
+    assert end.trace is not None
+    assert [stage.name for stage in end.trace.stages] == ["citations"]
+
+
+async def test_a_message_that_passes_is_answered_as_ever() -> None:
+    turn = Turn(says(ANSWER), roster=guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("codes", "short"))))
+
+    end = await turn.ask()
+
+    assert end.outcome is Outcome.ANSWERED
+    assert turn.events.kinds[:2] == ["AgentSelected", "Sources"]
+
+
+async def test_the_first_check_that_fails_is_told_those_of_the_team_before_the_agents_own() -> None:
+    both = "What is 4711, and what does all that cost?"
+    roster = guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("short",)), team=("codes",))
+    turn = Turn(roster=roster)
+
+    await turn.ask(message=both)
+
+    assert shown(turn) == ["No codes, please."]
+
+
+@pytest.mark.parametrize("agent", [ENTRY, BILLING, POLICY])
+async def test_a_check_of_the_team_holds_for_every_agent(agent: AgentName) -> None:
+    roster = guarded(
+        spec(ENTRY, BILLING, POLICY),
+        spec(BILLING, strategy=Strategy.HYBRID),
+        spec(POLICY, strategy=Strategy.CAG),
+        team=("codes",),
+    )
+    turn = Turn(roster=roster)
+
+    assert (await turn.ask(ASKS_A_CODE, agent=agent)).outcome is Outcome.REFUSED
+    assert turn.model.calls == ()
+
+
+async def test_an_agents_own_check_holds_once_it_is_handed_the_turn() -> None:
+    roster = guarded(spec(ENTRY, BILLING), spec(BILLING, strategy=Strategy.HYBRID, guardrails=("codes",)))
+    turn = Turn(to(BILLING), roster=roster)
+
+    end = await turn.ask(ASKS_A_CODE)
+
+    assert (end.outcome, end.agent) == (Outcome.REFUSED, BILLING)
+    assert shown(turn) == ["No codes, please."]
+    assert turn.canned[BILLING].questions == []
+    assert end.trace is not None
+    assert end.trace.agents == (ENTRY, BILLING)
+    # The call that handed over was made, and counts.
+    assert end.usage.requests == 1
+
+
+async def test_an_agents_own_check_holds_for_no_other() -> None:
+    roster = guarded(spec(ENTRY, BILLING, guardrails=()), spec(BILLING, guardrails=("codes",), strategy=Strategy.RAG))
+    turn = Turn(says("I do not know."), roster=roster)
+
+    assert (await turn.ask(ASKS_A_CODE)).outcome is Outcome.NO_EVIDENCE
+
+
+async def test_what_was_said_before_the_hand_off_stands_apart_from_the_refusal() -> None:
+    roster = guarded(spec(ENTRY, BILLING), spec(BILLING, strategy=Strategy.HYBRID, guardrails=("codes",)))
+    turn = Turn([assistant_message("One moment."), *to(BILLING)], roster=roster)
+
+    await turn.ask(ASKS_A_CODE)
+
+    assert "".join(shown(turn)) == "One moment.\n\nNo codes, please."
+
+
+async def test_a_message_that_is_refused_leaves_the_conversation_with_who_had_it() -> None:
+    roster = guarded(spec(BILLING, strategy=Strategy.HYBRID), team=("codes",))
+
+    end = await Turn(roster=roster).ask(ASKS_A_CODE, state=State(BILLING, (KEPT,)))
+
+    assert end.state == State(BILLING, (KEPT,))
+
+
+async def test_an_answer_with_a_check_is_shown_in_one_piece_once_it_has_passed() -> None:
+    roster = guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("brief",)), rules=[LONG_ANSWER])
+    turn = Turn(roster=roster)
+    seen: list[list[str]] = []
+
+    async def stream(_: ModelCall) -> Any:
+        for number, piece in enumerate(("It costs", " 40 EUR", " [1].")):
+            yield sdk_events.text_delta("m", piece, number)
+            seen.append(shown(turn))
+        yield sdk_events.completed([sdk_events.message(ANSWER)], model="m", usage=(1, 1), sequence_number=9)
+
+    turn.model.enqueue(ModelStep.stream(stream))
+
+    end = await turn.ask()
+
+    assert seen == [[], [], []]
+    assert shown(turn) == [ANSWER]
+    assert turn.events.kinds == ["AgentSelected", "Sources", "Token", "Completed"]
+    assert end.outcome is Outcome.ANSWERED
+    assert [citation.marker for citation in end.citations] == [1]
+
+
+async def test_an_answer_that_is_refused_is_never_shown_and_cites_nothing() -> None:
+    turn = Turn(says(ANSWER), roster=guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("prices",))))
+
+    end = await turn.ask()
+
+    assert shown(turn) == ["Ask sales for prices."]
+    assert (end.outcome, end.citations) == (Outcome.REFUSED, ())
+    assert end.usage.requests == 1
+    assert end.trace is not None
+    assert end.trace.used == ()
+
+
+async def test_a_check_of_answers_sees_what_would_be_shown() -> None:
+    """Not the link that is taken out of it."""
+    rule = {"name": "links", "on": "output", "pattern": "evil", "message": "No."}
+    roster = guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("links",)), rules=[rule])
+    turn = Turn(says("See https://evil.example/x [1]."), roster=roster)
+
+    assert (await turn.ask()).outcome is Outcome.ANSWERED
+    assert shown(turn) == ["See [link removed] [1]."]
+
+
+async def test_an_answer_over_several_calls_is_checked_whole() -> None:
+    roster = guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("brief",)), rules=[LONG_ANSWER])
+    turn = Turn(
+        [assistant_message("Let me look that up for you."), function_call("look", {}, call_id="c1")],
+        says("It costs 40 EUR a month and seat [1]."),
+        roster=roster,
+        toolbox=toolbox_of(FixedToolbox(look("Forty."))),
+    )
+
+    assert (await turn.ask()).outcome is Outcome.REFUSED
+    assert shown(turn) == ["That would take too long."]
+
+
+async def test_checks_of_answers_hold_for_the_agent_that_answers() -> None:
+    roster = guarded(spec(ENTRY, BILLING, guardrails=("prices",)), spec(BILLING, strategy=Strategy.HYBRID))
+    turn = Turn(to(BILLING), says(ANSWER), roster=roster)
+
+    assert (await turn.ask()).outcome is Outcome.ANSWERED
+    assert "".join(shown(turn)) == ANSWER
+
+
+async def test_an_answer_that_is_stopped_before_its_check_is_not_shown() -> None:
+    turn = Turn(roster=guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("prices",))))
+    writing = asyncio.Event()
+
+    async def stream(_: ModelCall) -> Any:
+        yield sdk_events.text_delta("m", "It costs 40 EUR ", 0)
+        writing.set()
+        await asyncio.Event().wait()
+
+    turn.model.enqueue(ModelStep.stream(stream))
+    task = asyncio.create_task(turn.ask())
+    await asyncio.wait_for(writing.wait(), GUARD_S)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, GUARD_S)
+
+    assert turn.events.kinds == ["AgentSelected", "Sources"]
+    ((usage, _),) = turn.events.cuts
+    assert usage.output_tokens == 4
+
+
+async def test_an_answer_that_breaks_off_before_its_check_is_not_shown() -> None:
+    turn = Turn(roster=guarded(spec(BILLING, strategy=Strategy.HYBRID, guardrails=("prices",))))
+
+    async def stream(_: ModelCall) -> Any:
+        yield sdk_events.text_delta("m", "It costs 40 EUR ", 0)
+        raise ModelRateLimitedError("slow down")
+
+    turn.model.enqueue(ModelStep.stream(stream))
+
+    with pytest.raises(ModelRateLimitedError):
+        await turn.ask()
+
+    assert shown(turn) == []
+
+
+def test_a_guardrails_function_that_is_not_there_is_a_start_up_error() -> None:
+    rule = {"name": "house", "on": "output", "function": "no.such.module:check"}
+
+    with pytest.raises(StartupError, match="guardrail 'house'"):
+        Turn(roster=guarded(spec(BILLING), rules=[rule], team=("house",)))
+
+
+# --- what the trace says of the model and of what was taken out ---
+
+
+class RetryingModels(OneModelForAll):
+    """A model that had to be asked three times."""
+
+    def for_turn(self, briefing: Briefing, sink: TokenSink) -> ModelProvider:
+        sink.asked("small", retries=2)
+        return super().for_turn(briefing, sink)
+
+
+async def test_the_trace_names_the_model_that_answered_and_its_retries() -> None:
+    how = (await Turn(models=RetryingModels(ScriptedModel([says(ANSWER)]))).ask(agent=BILLING)).trace
+
+    assert how is not None
+    assert (how.model, how.retries) == ("scripted", 2)
+
+
+async def test_the_trace_counts_what_was_taken_out_over_all_calls() -> None:
+    turn = Turn(
+        [assistant_message("Look [8] at https://evil.example/a."), function_call("look", {}, call_id="c1")],
+        says("It costs 40 EUR [1][9], says <https://evil.example/b>."),
+        toolbox=toolbox_of(FixedToolbox(look("Forty."))),
+    )
+
+    how = (await turn.ask(agent=BILLING)).trace
+
+    assert how is not None
+    assert how.removed_links == 2
+    # The checker of these tests takes every bracket for a marker: two are those of "[link removed]".
+    assert how.dropped_markers == 2 + 2
+    assert "".join(shown(turn)) == "Look at [link removed].\n\nIt costs 40 EUR [1], says <[link removed]>."
+
+
+async def test_a_link_may_lead_to_the_rosters_hosts() -> None:
+    text = "See https://docs.rosterlund.example/a [1]."
+    turn = Turn(says(text), roster=ROSTER.model_copy(update={"link_hosts": ("rosterlund.example",)}))
+
+    end = await turn.ask(agent=BILLING)
+
+    assert "".join(shown(turn)) == text
+    assert end.trace is not None
+    assert end.trace.removed_links == 0
+
+
+async def test_what_was_taken_out_is_told_of_an_answer_that_is_cut_off_too() -> None:
+    turn = Turn()
+    writing = asyncio.Event()
+
+    async def stream(_: ModelCall) -> Any:
+        yield sdk_events.text_delta("m", "Look [8] at https://evil.example/a now ", 0)
+        writing.set()
+        await asyncio.Event().wait()
+
+    turn.model.enqueue(ModelStep.stream(stream))
+    task = asyncio.create_task(turn.ask(agent=BILLING))
+    await asyncio.wait_for(writing.wait(), GUARD_S)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, GUARD_S)
+
+    ((_, how),) = turn.events.cuts
+    assert how is not None
+    assert (how.dropped_markers, how.removed_links) == (1, 1)
+
+
+# --- tools ---
+
+
+def look(result: str) -> Tool:
+    """A tool that returns this."""
+
+    async def body(desk: TurnDesk, arguments: str) -> ToolText:
+        return ToolText(result)
+
+    return made("look", body)
+
+
+def made(name: str, body: ToolBody) -> Tool:
+    offer = ToolOffer("Does.", {"type": "object", "properties": {}}, strict=False)
+    return ToolCalls().tool(ToolSpec.model_validate({"name": name, "function": "any:thing"}), offer, body)
+
+
+class FixedToolbox:
+    """Gives every agent the same tools; the test says when others come."""
+
+    def __init__(self, *tools: Tool) -> None:
+        self.tools = tools
+        self._listeners: list[Any] = []
+
+    def tools_for(self, spec: AgentSpec) -> list[Tool]:
+        return list(self.tools)
+
+    def on_change(self, listener: Any) -> None:
+        self._listeners.append(listener)
+
+    def change(self, *tools: Tool) -> None:
+        self.tools = tools
+        for listener in self._listeners:
+            listener()
+
+
+def toolbox_of(fixed: FixedToolbox) -> Toolbox:
+    return cast("Toolbox", fixed)
+
+
+def calls(tool: str) -> list[Any]:
+    return [function_call(tool, {}, call_id=f"call_{uuid.uuid4().hex}")]
+
+
+async def test_an_answer_that_rests_on_a_tools_result_is_answered_without_a_citation() -> None:
+    turn = Turn(calls("look"), says("Order 1007 is on its way."), toolbox=toolbox_of(FixedToolbox(look("Order 1007"))))
+
+    end = await turn.ask(agent=BILLING)
+
+    assert (end.outcome, end.citations) == (Outcome.ANSWERED, ())
+    assert turn.checker.results == [("Order 1007",)]
+
+
+async def test_an_answer_that_says_something_else_than_the_result_has_no_evidence() -> None:
+    turn = Turn(calls("look"), says("I do not know."), toolbox=toolbox_of(FixedToolbox(look("Order 1007"))))
+
+    assert (await turn.ask(agent=BILLING)).outcome is Outcome.NO_EVIDENCE
+
+
+async def test_a_tool_call_is_told_between_the_agent_and_the_text() -> None:
+    turn = Turn(calls("look"), says(ANSWER), toolbox=toolbox_of(FixedToolbox(look("Forty."))))
+
+    end = await turn.ask(agent=BILLING)
+
+    assert turn.events.kinds[:5] == ["AgentSelected", "Sources", "Tool", "Tool", "Token"]
+    assert end.trace is not None
+    assert [stage.name for stage in end.trace.stages] == ["retrieval", "model", "tool", "model", "citations"]
+
+
+async def test_text_before_a_tool_call_and_after_it_are_paragraphs() -> None:
+    turn = Turn(
+        [assistant_message("Let me look."), *calls("look")],
+        says(ANSWER),
+        toolbox=toolbox_of(FixedToolbox(look("Forty."))),
+    )
+
+    await turn.ask(agent=BILLING)
+
+    assert "".join(shown(turn)) == f"Let me look.\n\n{ANSWER}"
+
+
+async def test_a_tool_call_without_text_before_it_leaves_no_empty_paragraph() -> None:
+    turn = Turn(calls("look"), calls("look"), says(ANSWER), toolbox=toolbox_of(FixedToolbox(look("Forty."))))
+
+    await turn.ask(agent=BILLING)
+
+    assert "".join(shown(turn)) == ANSWER
+
+
+async def test_a_marker_that_was_cut_by_a_tool_call_is_none() -> None:
+    turn = Turn(
+        [assistant_message("It costs [1"), *calls("look")],
+        says("] 40."),
+        toolbox=toolbox_of(FixedToolbox(look("Forty."))),
+    )
+
+    await turn.ask(agent=BILLING)
+
+    assert "".join(shown(turn)) == "It costs [1\n\n] 40."
+
+
+async def test_every_turn_sees_the_tools_that_there_are_then() -> None:
+    toolbox = FixedToolbox()
+    turn = Turn(says(ANSWER), says(ANSWER), says(ANSWER), toolbox=toolbox_of(toolbox))
+    request = replace(REQUEST, agent=BILLING)
+
+    await turn.team.answer(request, ListEvents())
+    toolbox.change(look("Forty."))
+    await turn.team.answer(request, ListEvents())
+    toolbox.change()
+    await turn.team.answer(request, ListEvents())
+
+    assert [[tool.name for tool in call.tools] for call in turn.model.calls] == [[], ["look"], []]
+
+
+async def test_tools_that_come_while_a_turn_runs_are_seen_from_its_next_model_call_on() -> None:
+    toolbox = FixedToolbox()
+
+    async def grows(desk: TurnDesk, arguments: str) -> ToolText:
+        toolbox.change(*toolbox.tools, look("Forty."))
+        return ToolText("Grown.")
+
+    toolbox.tools = (made("grow", grows),)
+    turn = Turn(calls("grow"), calls("look"), says(ANSWER), toolbox=toolbox_of(toolbox))
+
+    await turn.ask(agent=BILLING)
+
+    assert [[tool.name for tool in call.tools] for call in turn.model.calls[:2]] == [["grow"], ["grow", "look"]]
+    assert turn.checker.results == [("Grown.", "Forty.")]
+
+
+async def test_routed_and_asked_directly_an_agent_has_the_same_tools() -> None:
+    turn = Turn(to(BILLING), says(ANSWER), says(ANSWER), toolbox=toolbox_of(FixedToolbox(look("Forty."))))
+
+    await turn.team.answer(REQUEST, ListEvents())
+    await turn.team.answer(replace(REQUEST, agent=BILLING), ListEvents())
+
+    assert [[tool.name for tool in call.tools] for call in turn.model.calls] == [["look"]] * 3
+
+
+# --- how models are set ---
+
+
+async def test_the_rosters_temperature_effort_and_limit_reach_the_model() -> None:
+    roster = roster_of(
+        spec(ENTRY, BILLING, temperature=0.0, reasoning_effort="minimal", max_output_tokens=64),
+        spec(BILLING, strategy=Strategy.HYBRID, temperature=1.5, reasoning_effort="high", max_output_tokens=99),
+    )
+    turn = Turn(to(BILLING), says(ANSWER), roster=roster)
+
+    await turn.ask()
+
+    settings = [call.model_settings for call in turn.model.calls]
+    assert [each.temperature for each in settings] == [0.0, 1.5]
+    assert [each.reasoning and each.reasoning.effort for each in settings] == ["minimal", "high"]
+    assert [each.max_tokens for each in settings] == [64, 99]
+
+
+async def test_what_the_roster_leaves_open_is_left_to_the_model() -> None:
+    turn = Turn(says(ANSWER))
+
+    await turn.ask(agent=BILLING)
+
+    assert turn.call(1).model_settings.temperature is None
+    assert turn.call(1).model_settings.reasoning is None
