@@ -31,7 +31,7 @@ from agent_service.types import Access, CollectionName, Question, SourceDocument
 from agent_service.wiring import checked_roster, open_pipeline, open_searcher, open_store, wire
 
 GC_THRESHOLDS = (20_000, 20, 20)
-"""A turn makes thousands of objects that die with it, without cycles: looking for those every 700 is time for nothing."""
+"""A turn makes thousands of objects that die with it, without cycles: looking for those every 700 is wasted time."""
 
 SHOWN_PROBLEMS = 20
 """Problems printed one by one; beyond, their number."""

@@ -23,8 +23,8 @@ its names and figures, while a wrong marker shares little beyond the subject."""
 
 LEAST_RETURNED_SHARE = 0.5
 LEAST_RETURNED_TERMS = 3
-"""How much of a sentence a tool's result must hold, for an answer without a citation to have evidence. Stricter than for
-a quote, which a marker names: nothing says here which result is meant."""
+"""How much of a sentence a tool's result must hold, for an answer without a citation to have evidence. Stricter than
+for a quote, which a marker names: nothing says here which result is meant."""
 
 MOST_RESULT_CHARACTERS = 20_000
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agent_service.ports import TermEncoder, VectorStore
 from agent_service.types import CollectionName, Passage, Question, TermId
@@ -44,6 +45,9 @@ MOST_WEIGHED_TERMS = 64
 """Terms that are counted for one question: more than a question of 100 words has, and 10 ms in the embedded store. Of a
 pasted page the first ones count; ordered by their hash they are a sample of it."""
 
+MOST_PASSAGES = 512
+"""Passages whose terms are kept: the popular ones, some 5 MiB."""
+
 FEWEST_PASSAGES = 30
 """A caller's passages count as at least so many: in a handful of passages every word of them is common, and the one
 word that the question has and they have not would outweigh all others. Asked "How big is the discount?", a tenant
@@ -75,6 +79,7 @@ class SupportCheck:
         self._store = store
         self._encoder = encoder
         self._question_words = frozenset(encoder.terms(QUESTION_WORDS))
+        self._terms_of = lru_cache(MOST_PASSAGES)(lambda text: frozenset(encoder.terms(text)))
 
     async def weigh(self, question: Question, collections: Sequence[CollectionName]) -> TermWeights:
         """What each term of a question weighs.
@@ -120,7 +125,7 @@ class SupportCheck:
 
     def passage_terms(self, passage: Passage) -> frozenset[TermId]:
         """What a passage says, with the title and headings it stands under."""
-        return frozenset(self._encoder.terms(f"{passage.title}\n{passage.heading}\n{passage.text}"))
+        return self._terms_of(f"{passage.title}\n{passage.heading}\n{passage.text}")
 
 
 def stated_support(weights: TermWeights, said: frozenset[TermId], above: frozenset[TermId]) -> float:

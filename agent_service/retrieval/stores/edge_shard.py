@@ -1,6 +1,6 @@
 """What the embedded engine is asked, call by call. Blocking; runs on the worker of `EdgeStore`, never elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import cast
 
 import qdrant_edge as qdrant
@@ -134,11 +134,23 @@ def search(shard: qdrant.EdgeShard, query: SearchQuery) -> list[ScoredPassage]:
 
 
 def term_statistics(
-    shard: qdrant.EdgeShard, terms: Sequence[TermId], caller: Caller, collections: Sequence[CollectionName]
+    shard: qdrant.EdgeShard,
+    terms: Sequence[TermId],
+    caller: Caller,
+    collections: Sequence[CollectionName],
+    known: dict[Hashable, int],
 ) -> TermStatistics:
-    """Exact counts."""
+    """Exact counts. `known`: counts that still hold; those that are made are added."""
     scope = passages_for(caller, collections)
-    return TermStatistics(_count(shard, scope), {term: _count(shard, scope.term(term)) for term in terms})
+    asker = (caller.tenant, caller.groups, tuple(collections))
+
+    def count(term: TermId | None) -> int:
+        key = (asker, term)
+        if key not in known:
+            known[key] = _count(shard, scope if term is None else scope.term(term))
+        return known[key]
+
+    return TermStatistics(count(None), {term: count(term) for term in terms})
 
 
 def collections(shard: qdrant.EdgeShard) -> dict[CollectionName, int]:

@@ -2,14 +2,13 @@
 
 from datetime import datetime
 
-from sqlalchemy import and_, bindparam, func, insert, select, update
+from sqlalchemy import and_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from edge_api.conversations.models import Message
-from edge_api.conversations.repository.questions import next_position
+from edge_api.conversations.repository.questions import STORE_NEXT
 from edge_api.conversations.schemas import Draft, EndedTurn, OpenTurn
-from edge_api.db import PlainText
 
 # Needed for every answer, and so made once: building a statement costs more than running it.
 _shown = aliased(Message)
@@ -19,10 +18,6 @@ ASKED = (
     .where(Message.id == bindparam("question"))
 )
 """The place of a question, and the answer that is shown behind it."""
-
-SAID = insert(Message.metadata.tables[Message.__tablename__]).values(
-    position=next_position(bindparam("of_session", type_=PlainText))
-)
 
 
 class AnswerRepository:
@@ -56,7 +51,7 @@ class AnswerRepository:
             "trace": answer.trace,
             "created_at": self._now,
         }
-        await self._session.execute(SAID, said)
+        await self._session.execute(STORE_NEXT, said)
 
     async def draft_of(self, turn: EndedTurn) -> Draft:
         """The stored answer of a turn; an empty one with its status where none was stored."""

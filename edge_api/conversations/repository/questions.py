@@ -5,11 +5,19 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, delete, exists, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from edge_api.conversations.models import Message, Turn
 from edge_api.conversations.schemas import MessageId, OpenTurn, SessionId
+from edge_api.db import PlainText
+
+# Needed for every message, and so made once: building a statement costs more than running it.
+_of_session = bindparam("of_session", type_=PlainText)
+_next_position = select(func.coalesce(func.max(Message.position), 0) + 1).where(Message.session_id == _of_session)
+STORE = insert(Message.metadata.tables[Message.__tablename__])
+STORE_NEXT = STORE.values(position=_next_position.scalar_subquery())
+"""Stores a message behind those of `of_session`: the database finds its position. The session must be locked."""
 
 
 class QuestionRepository:
@@ -85,23 +93,18 @@ class QuestionRepository:
         *,
         position: int | None = None,
     ) -> Message:
-        question = Message(
-            id=str(uuid.uuid4()),
-            session_id=session_id,
-            position=next_position(session_id) if position is None else position,
-            place=place,
-            role="user",
-            content=content,
-            status="completed",
-            details=dict(details),
-            created_at=self._now,
-        )
-        self._session.add(question)
-        await self._session.flush()
-        return question
-
-
-def next_position(session_id: "SessionId | BindParameter[str]") -> Any:
-    """Of a message that is stored now: found by the database as it stores it. The session must be locked."""
-    newest = select(func.coalesce(func.max(Message.position), 0) + 1).where(Message.session_id == session_id)
-    return newest.scalar_subquery()
+        question = {
+            "id": str(uuid.uuid4()),
+            "session_id": session_id,
+            "place": place,
+            "role": "user",
+            "content": content,
+            "status": "completed",
+            "details": dict(details),
+            "created_at": self._now,
+        }
+        if position is None:
+            await self._session.execute(STORE_NEXT, {**question, "of_session": session_id})
+        else:
+            await self._session.execute(STORE, {**question, "position": position})
+        return Message(**question)

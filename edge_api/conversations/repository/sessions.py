@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from edge_api.auth.schemas import UserId
@@ -14,6 +14,9 @@ from edge_api.db import PlainText
 from edge_api.errors import NotYourSessionError, SessionExpiredError, SessionNotFoundError
 
 USAGE_COLUMNS = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "total_tokens")
+
+
+CREATE = insert(Session.metadata.tables[Session.__tablename__])
 
 
 class SessionRepository:
@@ -27,12 +30,16 @@ class SessionRepository:
 
     async def create(self, user_id: UserId, title: str) -> Session:
         """A new session."""
-        found = Session(
-            id=str(uuid.uuid4()), user_id=user_id, title=title, created_at=self._now, last_active_at=self._now
-        )
-        self._session.add(found)
-        await self._session.flush()
-        return found
+        made = {
+            "id": str(uuid.uuid4()),
+            "user_id": user_id,
+            "title": title,
+            "created_at": self._now,
+            "last_active_at": self._now,
+        }
+        await self._session.execute(CREATE, made)
+        # Not the unit of work's: what is changed in it is not stored.
+        return Session(**made)
 
     async def own(self, session_id: SessionId, user_id: UserId, *, lock: bool = False) -> Session:
         """A session of this user. `lock`: nobody else changes it until the unit of work ends.

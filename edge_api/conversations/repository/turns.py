@@ -14,6 +14,7 @@ from sqlalchemy import (
     exists,
     false,
     func,
+    insert,
     or_,
     select,
     true,
@@ -87,6 +88,12 @@ NOW = bindparam("now", type_=UtcDateTime)
 RUNNING_OF_USER = select(func.count()).where(
     Turn.user_id == bindparam("user"), Turn.status == "running", Turn.deadline_at > NOW
 )
+OPEN = insert(Turn.metadata.tables[Turn.__tablename__])
+OPEN_NEXT = OPEN.values(
+    number=select(func.coalesce(func.max(Turn.number), 0) + 1)
+    .where(Turn.session_id == bindparam("of_session", type_=PlainText))
+    .scalar_subquery()
+)
 END_RUNNING = _ending(Turn.status == "running")
 GROW = (
     update(Session)
@@ -154,25 +161,25 @@ class TurnRepository:
     async def open(self, session: Session, question: Message, attempt: Attempt) -> OpenTurn:
         """Begin to answer a stored question: the last one of a session that is locked and idle."""
         caller = attempt.caller
-        newest = select(func.coalesce(func.max(Turn.number), 0) + 1).where(Turn.session_id == session.id)
-        turn = Turn(
-            id=str(uuid.uuid4()),
-            session_id=session.id,
-            user_id=session.user_id,
-            number=1 if attempt.created else newest.scalar_subquery(),
-            question_id=question.id,
-            replaced_id=attempt.replaced_id,
-            created=attempt.created,
-            edge_id=attempt.edge_id or None,
-            caller={"subject": caller.subject, "tenant": caller.tenant, "groups": list(caller.groups)},
-            status="running",
-            created_at=self._now,
-            deadline_at=self._now + attempt.budget,
-        )
+        turn = {
+            "id": str(uuid.uuid4()),
+            "session_id": session.id,
+            "user_id": session.user_id,
+            "question_id": question.id,
+            "replaced_id": attempt.replaced_id,
+            "created": attempt.created,
+            "edge_id": attempt.edge_id or None,
+            "caller": {"subject": caller.subject, "tenant": caller.tenant, "groups": list(caller.groups)},
+            "status": "running",
+            "created_at": self._now,
+            "deadline_at": self._now + attempt.budget,
+        }
         session.last_active_at = max(session.last_active_at, self._now)
-        self._session.add(turn)
-        await self._session.flush()
-        return open_turn(turn)
+        if attempt.created:
+            await self._session.execute(OPEN, {**turn, "number": 1})
+        else:
+            await self._session.execute(OPEN_NEXT, {**turn, "of_session": session.id})
+        return open_turn(Turn(**turn))
 
     async def question_to_repeat(self, turn: EndedTurn) -> Message | None:
         """The question of a failed turn, where it is the last one and nothing but failures came after the turn.
