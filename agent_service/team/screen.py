@@ -140,7 +140,7 @@ class AnswerScreen:
         return self._judged(is_whole=True)
 
     def _judged(self, *, is_whole: bool) -> str:
-        out: list[str] = []
+        out = [self._plain_words()]
         while self._buffer:
             start = len(self._buffer) - len(self._buffer.lstrip())
             if start > MOST_HELD:
@@ -158,10 +158,30 @@ class AnswerScreen:
             end = len(self._buffer) if end is None else end
             judged = self._judge(self._buffer[:start], self._buffer[start:end], self._buffer[end : end + 1])
             out.append(judged[self._shown :])
-            self._last = (self._last + judged).rpartition("\n")[2].rpartition(" ")[2][-LONGEST_PLAIN:]
+            self._remember(judged)
             self._take(end)
             self._shown = 0
         return "".join(out)
+
+    def _plain_words(self) -> str:
+        """All but the last word, where none of them has anything to be judged: most text has not."""
+        text = self._buffer
+        if START.search(self._before + text, len(self._before)):
+            return ""
+        last = len(text) - len(text.rsplit(None, 1)[-1]) if text and not text[-1].isspace() else len(text)
+        end = len(text[:last].rstrip())
+        if not end:
+            return ""
+        words = text[:end]
+        if "\n" in words and not _is_fence(self._code):
+            self._code = ""
+        shown, self._shown = self._shown, 0
+        self._remember(words)
+        self._take(end)
+        return words[shown:]
+
+    def _remember(self, shown: str) -> None:
+        self._last = (self._last + shown).rpartition("\n")[2].rpartition(" ")[2][-LONGEST_PLAIN:]
 
     def _take(self, end: int) -> None:
         self._before = (self._before + self._buffer[:end])[-LED_BY:]
