@@ -8,13 +8,9 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     and_,
-    bindparam,
-    case,
     delete,
     exists,
     false,
-    func,
-    insert,
     or_,
     select,
     true,
@@ -31,8 +27,15 @@ from edge_api.conversations.models import IdempotencyKey, Message, Session, Turn
 from edge_api.conversations.repository.answers import AnswerRepository
 from edge_api.conversations.repository.questions import QuestionRepository
 from edge_api.conversations.repository.sessions import USAGE_COLUMNS
+from edge_api.conversations.repository.turn_statements import (
+    END_RUNNING,
+    GROW,
+    OPEN,
+    OPEN_NEXT,
+    RUNNING_OF_USER,
+    ending,
+)
 from edge_api.conversations.schemas import Closed, Draft, EndedTurn, Failure, MessageId, OpenTurn, SessionId
-from edge_api.db import PlainText, UtcDateTime
 from edge_api.errors import TooManyTurnsError, TurnRunningError
 
 RETRY_AFTER_S = 2.0
@@ -62,51 +65,6 @@ class Attempt:
     budget: timedelta
     replaced_id: MessageId | None = None
     created: bool = False
-
-
-def _ending(condition: ColumnElement[bool]) -> ReturningUpdate[str]:
-    """Ends a turn, where the condition holds."""
-    return (
-        update(Turn)
-        .where(Turn.id == bindparam("turn"), condition)
-        .values(
-            status=bindparam("new_status"),
-            state=bindparam("new_state"),
-            agent_turn_id=func.coalesce(Turn.agent_turn_id, bindparam("named", type_=PlainText)),
-            ended_at=bindparam("now"),
-            last_sequence=bindparam("new_last_sequence"),
-            failure_code=bindparam("new_failure_code"),
-            failure_reason=bindparam("new_failure_reason"),
-        )
-        .returning(Turn.id)
-        .execution_options(synchronize_session=False)
-    )
-
-
-# Needed for every turn, and so made once: building a statement costs more than running it.
-NOW = bindparam("now", type_=UtcDateTime)
-RUNNING_OF_USER = select(func.count()).where(
-    Turn.user_id == bindparam("user"), Turn.status == "running", Turn.deadline_at > NOW
-)
-OPEN = insert(Turn.metadata.tables[Turn.__tablename__])
-OPEN_NEXT = OPEN.values(
-    number=select(func.coalesce(func.max(Turn.number), 0) + 1)
-    .where(Turn.session_id == bindparam("of_session", type_=PlainText))
-    .scalar_subquery()
-)
-END_RUNNING = _ending(Turn.status == "running")
-GROW = (
-    update(Session)
-    .where(Session.id == bindparam("session"))
-    .values(
-        turns=Session.turns + bindparam("more_turns"),
-        # The clocks of two edges differ: activity never goes back.
-        last_active_at=case((Session.last_active_at > NOW, Session.last_active_at), else_=NOW),
-        **{column: getattr(Session, column) + bindparam(f"more_{column}") for column in USAGE_COLUMNS},
-    )
-    .execution_options(synchronize_session=False)
-)
-"""A session after an answer."""
 
 
 class TurnRepository:
@@ -220,7 +178,7 @@ class TurnRepository:
             mistaken: ColumnElement[bool] = true() if stored is None else Turn.failure_reason.in_(MISTAKEN)
             if stored is not None and answer.status == "failed":
                 mistaken = false()
-            if not await self._end(turn, answer, _ending(and_(Turn.status == "failed", mistaken, ~overtaken))):
+            if not await self._end(turn, answer, ending(and_(Turn.status == "failed", mistaken, ~overtaken))):
                 return "already" if stored is not None and stored.status == answer.status else "gone"
         if was_stored:
             await self._session.execute(delete(Message).where(Message.id == turn.message_id))
