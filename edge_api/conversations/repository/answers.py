@@ -4,18 +4,27 @@ from datetime import datetime
 
 from sqlalchemy import and_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from edge_api.conversations.models import Message
 from edge_api.conversations.repository.questions import STORE_NEXT
 from edge_api.conversations.schemas import Draft, EndedTurn, OpenTurn
 
 # Needed for every answer, and so made once: building a statement costs more than running it.
-_shown = aliased(Message)
+_messages = Message.metadata.tables[Message.__tablename__]
+_shown = _messages.alias("shown")
 ASKED = (
-    select(Message.place, _shown.id, _shown.status, func.length(_shown.content))
-    .outerjoin(_shown, and_(_shown.session_id == Message.session_id, _shown.place == Message.place + 1, _shown.active))
-    .where(Message.id == bindparam("question"))
+    select(_messages.c.place, _shown.c.id, _shown.c.status, func.length(_shown.c.content))
+    .select_from(
+        _messages.outerjoin(
+            _shown,
+            and_(
+                _shown.c.session_id == _messages.c.session_id,
+                _shown.c.place == _messages.c.place + 1,
+                _shown.c.active,
+            ),
+        )
+    )
+    .where(_messages.c.id == bindparam("question"))
 )
 """The place of a question, and the answer that is shown behind it."""
 

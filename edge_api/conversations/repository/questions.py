@@ -13,10 +13,13 @@ from edge_api.conversations.schemas import MessageId, OpenTurn, SessionId
 from edge_api.db import PlainText
 
 # Needed for every message, and so made once: building a statement costs more than running it.
-_of_session = bindparam("of_session", type_=PlainText)
-_next_position = select(func.coalesce(func.max(Message.position), 0) + 1).where(Message.session_id == _of_session)
-STORE = insert(Message.metadata.tables[Message.__tablename__])
-STORE_NEXT = STORE.values(position=_next_position.scalar_subquery())
+_messages = Message.metadata.tables[Message.__tablename__]
+STORE = insert(_messages)
+STORE_NEXT = STORE.values(
+    position=select(func.coalesce(func.max(_messages.c.position), 0) + 1)
+    .where(_messages.c.session_id == bindparam("of_session", type_=PlainText))
+    .scalar_subquery()
+)
 """Stores a message behind those of `of_session`: the database finds its position. The session must be locked."""
 
 

@@ -234,8 +234,10 @@ def test_check_roster_prints_the_team(capsys: pytest.CaptureFixture[str], monkey
         ),
         ('[[guardrails]]\nname = "x"\non = "output"\npattern = "("', "is no regular expression"),
         (
-            '[[mcp_servers]]\nname = "s"\nurl = "http://127.0.0.1:1/mcp"\nheaders = { A = "NOT_SET_ANYWHERE" }\n'
-            '[[tools]]\nname = "t"\nmcp_server = "s"',
+            (
+                '[[mcp_servers]]\nname = "s"\nurl = "http://127.0.0.1:1/mcp"\nheaders = { A = "NOT_SET_ANYWHERE" }\n'
+                '[[tools]]\nname = "t"\nmcp_server = "s"'
+            ),
             "NOT_SET_ANYWHERE is not set",
         ),
     ],
