@@ -1,13 +1,14 @@
 """From the roster to Agents SDK objects."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agents import Agent, ModelSettings
+from agents import Agent, ModelSettings, Tool
 from openai.types.shared import Reasoning
 
 from agent_service.team.desk import TurnDesk
-from agent_service.team.spec import Roster
+from agent_service.team.spec import AgentSpec, Roster
 from agent_service.types import AgentName
 
 
@@ -19,8 +20,11 @@ class Team:
     direct: dict[AgentName, Agent[TurnDesk]]
 
 
-def build_team(roster: Roster) -> Team:
-    """Every agent of the roster, hand-offs joined (they may go in circles)."""
+def build_team(roster: Roster, tools_for: Callable[[AgentSpec], list[Tool]] = lambda _: []) -> Team:
+    """Every agent of the roster, hand-offs joined (they may go in circles).
+
+    An agent must not be changed while it runs: the SDK refuses that.
+    """
     routed: dict[AgentName, Agent[TurnDesk]] = {
         spec.agent: Agent[TurnDesk](
             name=spec.name,
@@ -34,6 +38,7 @@ def build_team(roster: Roster) -> Team:
                 include_usage=True,
             ),
             model=spec.model,
+            tools=tools_for(spec),
         )
         for spec in roster.agents
     }

@@ -138,11 +138,8 @@ class TeamAnswerer:
         await self._complete(desk, events)
 
     def _equip(self, toolbox: Toolbox) -> None:
-        """Give every agent the tools that can be used now; runs under way see them from their next model call on."""
-        for spec in self._roster.agents:
-            tools = toolbox.tools_for(spec)
-            self._team.routed[spec.agent].tools = tools
-            self._team.direct[spec.agent].tools = tools
+        """Have a team with the tools that can be used now. Runs under way go on with theirs."""
+        self._team = build_team(self._roster, toolbox.tools_for)
 
     def _start(self, request: TurnRequest) -> Agent[TurnDesk]:
         if request.agent is not None:

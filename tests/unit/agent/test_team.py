@@ -1344,20 +1344,25 @@ async def test_every_turn_sees_the_tools_that_there_are_then() -> None:
     assert [[tool.name for tool in call.tools] for call in turn.model.calls] == [[], ["look"], []]
 
 
-async def test_tools_that_come_while_a_turn_runs_are_seen_from_its_next_model_call_on() -> None:
+async def test_tools_that_come_while_turns_run_disturb_none_of_them_and_are_there_for_the_next() -> None:
     toolbox = FixedToolbox()
+    under_way = asyncio.Barrier(2)
 
     async def grows(desk: TurnDesk, arguments: str) -> ToolText:
-        toolbox.change(*toolbox.tools, look("Forty."))
+        await under_way.wait()
+        toolbox.change(toolbox.tools[0], look("Forty."))
         return ToolText("Grown.")
 
     toolbox.tools = (made("grow", grows),)
-    turn = Turn(calls("grow"), calls("look"), says(ANSWER), toolbox=toolbox_of(toolbox))
+    steps = (calls("grow"), calls("grow"), says(ANSWER), says(ANSWER), calls("look"), says(ANSWER))
+    turn = Turn(*steps, toolbox=toolbox_of(toolbox))
+    request = replace(REQUEST, agent=BILLING)
 
-    await turn.ask(agent=BILLING)
+    await asyncio.wait_for(asyncio.gather(*(turn.team.answer(request, ListEvents()) for _ in range(2))), GUARD_S)
+    await turn.ask(request)
 
-    assert [[tool.name for tool in call.tools] for call in turn.model.calls[:2]] == [["grow"], ["grow", "look"]]
-    assert turn.checker.results == [("Grown.", "Forty.")]
+    offered = [[tool.name for tool in call.tools] for call in turn.model.calls]
+    assert offered == [["grow"]] * 4 + [["grow", "look"]] * 2
 
 
 async def test_routed_and_asked_directly_an_agent_has_the_same_tools() -> None:
