@@ -233,6 +233,8 @@ async def test_a_function_that_hangs_refuses() -> None:
 @pytest.mark.usefixtures("unblocked")
 async def test_a_function_that_hangs_in_its_thread_refuses() -> None:
     assert await refusal(function("hangs_in_its_thread", timeout_s=0.01)) == "No."
+    # The loop waits for its threads when it closes, before the fixture ends.
+    blocked.set()
 
 
 async def test_a_pattern_whose_thread_does_not_come_back_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
