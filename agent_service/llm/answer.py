@@ -14,10 +14,7 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 
 from agent_service.llm.events import message
 from agent_service.llm.failures import not_understood
-from agent_service.types import Outcome
-
-CHARACTERS_PER_TOKEN = 4
-"""A usual estimate, for servers that count nothing."""
+from agent_service.types import CHARACTERS_PER_TOKEN, Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,15 @@
 """The Chat Completions API: the body of a request, and the chunks of an answer."""
 
-from typing import Annotated
-
 import msgspec
 from agents.models.chatcmpl_converter import Converter
 
 from agent_service.llm.answer import Answer, Count, ToolCall
+from agent_service.llm.counts import InputDetails, OutputDetails, Tokens
 from agent_service.llm.failures import Kind, not_understood, reported
 from agent_service.llm.reader import NONSENSE, code_and_type
 from agent_service.llm.request import ModelRequest, encode
 
 PATH = "chat/completions"
-
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
-
-
-class InputDetails(msgspec.Struct):
-    """What the input tokens were."""
-
-    cached_tokens: Tokens | None = None
-
-
-class OutputDetails(msgspec.Struct):
-    """What the output tokens were."""
-
-    reasoning_tokens: Tokens | None = None
 
 
 class UsageCount(msgspec.Struct):

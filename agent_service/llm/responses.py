@@ -1,7 +1,7 @@
 """The Responses API: the body of a request, and the events of an answer."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from agents.items import ItemHelpers
@@ -10,25 +10,12 @@ from openai.types.responses import ResponseReasoningItem
 from pydantic import ValidationError
 
 from agent_service.llm.answer import Answer, Count, Part, TextPlace, ToolCall
+from agent_service.llm.counts import InputDetails, OutputDetails, Tokens
 from agent_service.llm.failures import Kind, not_understood, reported
 from agent_service.llm.reader import NONSENSE, code_and_type
 from agent_service.llm.request import ModelRequest, encode
 
 PATH = "responses"
-
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
-
-
-class InputDetails(msgspec.Struct):
-    """What the input tokens were."""
-
-    cached_tokens: Tokens | None = None
-
-
-class OutputDetails(msgspec.Struct):
-    """What the output tokens were."""
-
-    reasoning_tokens: Tokens | None = None
 
 
 class UsageCount(msgspec.Struct):

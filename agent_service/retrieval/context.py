@@ -3,10 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agent_service.types import Passage, PassageId, ScoredPassage, Source, Span
-
-CHARACTERS_PER_TOKEN = 4
-"""A usual estimate for English prose with common tokenisers; it only has to keep prompts within their budgets."""
+from agent_service.types import CHARACTERS_PER_TOKEN, Passage, PassageId, ScoredPassage, Source, Span
 
 
 def estimate_tokens(characters: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from agent_service.ports import EventSink
 from agent_service.team.screen import AnswerScreen
 from agent_service.types import (
+    CHARACTERS_PER_TOKEN,
     AgentName,
     AgentSelected,
     Context,
@@ -26,9 +27,6 @@ from agent_service.types import (
 
 MOST_SOURCES = 50
 """Most sources of a turn: the contract's bound."""
-
-CHARACTERS_PER_TOKEN = 4
-"""A usual estimate, for what nobody counts: a model's window, and calls that were cut off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from agents.run_config import CallModelData, ModelInputData
 from agent_service.errors import BudgetExceededError, FieldViolation, ModelFailedError, UnknownAgentError
 from agent_service.ports import Briefing, CitationChecker, ContextStrategy, EventSink, TokenSink
 from agent_service.team.build import build_team
-from agent_service.team.desk import CHARACTERS_PER_TOKEN, TurnDesk
+from agent_service.team.desk import TurnDesk
 from agent_service.team.ending import outcome_of, trace_of
 from agent_service.team.guardrails import Guardrails
 from agent_service.team.links import link_rule
@@ -20,6 +20,7 @@ from agent_service.team.prompt import conversation, fence, with_sources
 from agent_service.team.spec import AgentSpec, Roster
 from agent_service.team.toolbox import Toolbox
 from agent_service.types import (
+    CHARACTERS_PER_TOKEN,
     AgentInfo,
     AgentName,
     CheckedCitations,

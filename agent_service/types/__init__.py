@@ -4,6 +4,7 @@ Texts are counted in Unicode code points, times in seconds unless a name says `_
 """
 
 from agent_service.types.basics import (
+    CHARACTERS_PER_TOKEN,
     Access,
     AgentName,
     Caller,
@@ -65,6 +66,7 @@ from agent_service.types.turns import (
 )
 
 __all__ = [
+    "CHARACTERS_PER_TOKEN",
     "Access",
     "AgentInfo",
     "AgentName",

@@ -13,6 +13,10 @@ PassageId = NewType("PassageId", str)
 TermId = NewType("TermId", int)
 
 
+CHARACTERS_PER_TOKEN = 4
+"""A usual estimate for English prose with common tokenisers, for budgets and for what nobody counts."""
+
+
 class Strategy(StrEnum):
     """How an agent gathers its context."""
 
